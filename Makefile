@@ -1,0 +1,65 @@
+# What a person types is what CI runs. `make` alone lists the targets.
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+PORTCULLIS := $(TARGET_DIR)/release/portcullis
+
+# The lab makes network namespaces: as somebody else than root, what needs it runs under sudo. Cargo itself never
+# does, so that nothing in the target directory belongs to root.
+ifneq ($(shell id -u),0)
+SUDO := $(shell command -v sudo 2>/dev/null)
+ifneq ($(SUDO),)
+AS_ROOT := $(SUDO) -E
+RUNNER := --config "target.'cfg(unix)'.runner='$(SUDO) -E'"
+endif
+NEED_ROOT = @if [ -n "$(SUDO)" ]; then echo "This needs root: using sudo."; \
+	else echo "This needs root (network namespaces, AF_XDP), and there is no sudo: run it as root." >&2; exit 1; fi
+endif
+
+.PHONY: help setup build demo test check fmt clippy deny doc advisories lab lab-down bench
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what is missing to build and test (apt packages; says what)
+	@scripts/setup
+
+build: setup ## build the release binary
+	cargo build --release --locked -p portcullis
+
+demo: build ## bring the lab up, enforce docs/examples, print expected against observed (root)
+	$(NEED_ROOT)
+	$(AS_ROOT) $(PORTCULLIS) lab demo
+
+test: setup ## run all tests: unit, property, and the lab tests (root)
+	$(NEED_ROOT)
+	cargo $(RUNNER) test --workspace --locked
+
+check: fmt clippy deny doc ## formatting, lints, licences and arrows, documentation
+
+fmt: ## formatting, without changing anything
+	cargo fmt --all --check
+
+clippy: setup ## lints, warnings denied
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+deny: ## bans, licences and sources of all dependencies
+	@scripts/setup --ci
+	cargo deny --locked check bans licenses sources
+
+doc: setup ## the API documentation, warnings denied
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+advisories: ## known vulnerabilities of dependencies (fetches a database: on demand, not in CI)
+	@scripts/setup --ci
+	cargo deny --locked check advisories
+
+lab: build ## leave a lab running to play with; `make lab-down` removes it (root)
+	$(NEED_ROOT)
+	$(AS_ROOT) $(PORTCULLIS) lab up
+
+lab-down: build ## remove the lab (root)
+	$(NEED_ROOT)
+	$(AS_ROOT) $(PORTCULLIS) lab down
+
+bench: setup ## criterion benchmarks
+	cargo bench --workspace --locked

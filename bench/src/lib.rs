@@ -1,0 +1,1 @@
+//! What every benchmark shares: clusters and keys made from a seed.

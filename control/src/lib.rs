@@ -1,0 +1,1 @@
+//! Files to index to compile to publish.

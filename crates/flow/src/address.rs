@@ -1,0 +1,125 @@
+//! One IP address of either family in sixteen bytes.
+
+use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// An IPv4 or IPv6 address in one comparable, hashable form.
+///
+/// IPv4 is kept as its IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2). The two families cannot be
+/// confused: mapped addresses never travel on a wire, and the packet parser drops frames that carry them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    high: u64,
+    low: u64,
+}
+
+impl Address {
+    const V4_MAPPED: u64 = 0xffff_0000_0000;
+
+    /// The address with these four octets.
+    #[must_use]
+    pub const fn v4(octets: [u8; 4]) -> Self {
+        Self { high: 0, low: Self::V4_MAPPED | u32::from_be_bytes(octets) as u64 }
+    }
+
+    /// The address with these sixteen octets. IPv4-mapped octets give the IPv4 address.
+    #[must_use]
+    pub const fn v6(octets: [u8; 16]) -> Self {
+        let bits = u128::from_be_bytes(octets);
+        Self { high: (bits >> 64) as u64, low: bits as u64 }
+    }
+
+    /// Whether this is an IPv4 address.
+    #[must_use]
+    pub const fn is_v4(self) -> bool {
+        self.high == 0 && self.low >> 32 == 0xffff
+    }
+
+    /// Whether this is an IPv6 address.
+    #[must_use]
+    pub const fn is_v6(self) -> bool {
+        !self.is_v4()
+    }
+
+    /// The sixteen octets, IPv4 in its mapped form.
+    #[must_use]
+    pub const fn octets(self) -> [u8; 16] {
+        (((self.high as u128) << 64) | self.low as u128).to_be_bytes()
+    }
+
+    /// The same address as the standard library knows it.
+    #[must_use]
+    pub const fn ip(self) -> IpAddr {
+        if self.is_v4() {
+            IpAddr::V4(Ipv4Addr::from_bits(self.low as u32))
+        } else {
+            IpAddr::V6(Ipv6Addr::from_bits(((self.high as u128) << 64) | self.low as u128))
+        }
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(ip) => Self::v4(ip.octets()),
+            IpAddr::V6(ip) => Self::v6(ip.octets()),
+        }
+    }
+}
+
+impl From<Ipv4Addr> for Address {
+    fn from(ip: Ipv4Addr) -> Self {
+        Self::v4(ip.octets())
+    }
+}
+
+impl From<Ipv6Addr> for Address {
+    fn from(ip: Ipv6Addr) -> Self {
+        Self::v6(ip.octets())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.ip().fmt(f)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn families_keep_apart() {
+        let v4 = Address::v4([10, 0, 0, 1]);
+        let v6 = Address::from("fd00::a00:1".parse::<Ipv6Addr>().unwrap());
+        assert!(v4.is_v4() && !v4.is_v6());
+        assert!(v6.is_v6() && !v6.is_v4());
+        assert_ne!(v4, v6);
+        // `::10.0.0.1`, the deprecated IPv4-compatible form, is an IPv6 address.
+        assert!(Address::from("::10.0.0.1".parse::<Ipv6Addr>().unwrap()).is_v6());
+    }
+
+    proptest! {
+        #[test]
+        fn v4_round_trips(bits: u32) {
+            let ip = IpAddr::V4(Ipv4Addr::from_bits(bits));
+            prop_assert_eq!(Address::from(ip).ip(), ip);
+        }
+
+        #[test]
+        fn v6_round_trips(bits: u128) {
+            let ip = Ipv6Addr::from_bits(bits);
+            prop_assume!(ip.to_ipv4_mapped().is_none());
+            prop_assert_eq!(Address::from(ip).ip(), IpAddr::V6(ip));
+            prop_assert_eq!(Address::from(ip).octets(), ip.octets());
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Why a frame went no further.
+
+use core::fmt;
+
+macro_rules! drop_reasons {
+    ($($variant:ident, $name:literal, $sentence:literal, $hint:literal;)*) => {
+        /// Why a frame went no further. Closed: every dropped frame counts under exactly one of these.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $(#[doc = $sentence] $variant,)*
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of the packet's path.
+            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$variant),*];
+
+            /// The stable name: a metric label, a JSON value, a word in the documentation.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What happened, in one sentence.
+            #[must_use]
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$variant => $sentence,)* }
+            }
+
+            /// What an operator can do about it.
+            #[must_use]
+            pub const fn hint(self) -> &'static str {
+                match self { $(Self::$variant => $hint,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    // parse
+    Truncated, "truncated",
+        "The frame ends before the headers that it announces.",
+        "A sender or a driver cuts frames; capture on the port and compare lengths.";
+    VlanTagged, "vlan_tagged",
+        "The frame carries a VLAN tag.",
+        "Pods send untagged frames; a tag could hide a packet from policy.";
+    UnknownEthertype, "unknown_ethertype",
+        "The frame is neither IPv4 nor IPv6 (802.3 length frames count here too).",
+        "Only IP and the ARP of a port's own pod pass.";
+    IpInvalid, "ip_invalid",
+        "The IP header contradicts itself or the frame's length.",
+        "No correct sender makes such a header; look for the process that does.";
+    Ipv6ExtInvalid, "ipv6_ext_invalid",
+        "The chain of IPv6 extension headers is too long, out of order, truncated or unknown.",
+        "A rule is never evaluated on a header that is not proven to be layer 4.";
+    Fragment, "fragment",
+        "The packet is an IP fragment.",
+        "Lower the sender's datagram size: fragments are not judged yet.";
+    L4Truncated, "l4_truncated",
+        "The layer-4 header is not complete in the frame.",
+        "No correct sender splits a layer-4 header.";
+    // port guard
+    MacUnknown, "mac_unknown",
+        "The pod's MAC address is not known yet; its first valid ARP or neighbour discovery pins it.",
+        "Name the MAC in the configuration if the pod sends before it resolves its gateway.";
+    SpoofedSource, "spoofed_source",
+        "The source address or source MAC is not one that may enter through this port.",
+        "A pod sends under an address that is not its own, or an uplink delivers a local address.";
+    NeighbourSpoofed, "neighbour_spoofed",
+        "An ARP or neighbour discovery message speaks for somebody else, or is one that pods may not send.",
+        "A pod claims another's address or plays router; look at what runs in it.";
+    NotForUs, "not_for_us",
+        "The destination MAC is neither the port's nor a gateway's.",
+        "The pod's neighbour entry for its gateway is wrong.";
+    Multicast, "multicast",
+        "The destination is a multicast or broadcast address.",
+        "Router mode forwards unicast only.";
+    // flow table and policy table
+    NoTable, "no_table",
+        "No policy table has been published yet.",
+        "The manifests have not been loaded without an error; see the log for file, line and column.";
+    UnknownPod, "unknown_pod",
+        "A port's pod is not in the policy table.",
+        "The pod's object is missing in the manifests, or has no address.";
+    NoFlow, "no_flow",
+        "A TCP segment in mid-stream belongs to no known connection.",
+        "The connection outlived its timeout or a restart; the application will open a new one.";
+    IcmpUnrelated, "icmp_unrelated",
+        "An ICMP error quotes a packet that belongs to no known connection.",
+        "Harmless alone; many of them mean that somebody probes.";
+    DefaultDeny, "default_deny",
+        "A policy isolates the pod, and no rule allows the connection.",
+        "`portcullis explain` names the policies and the nearest miss.";
+    FlowTableFull, "flow_table_full",
+        "The flow table has no room for a new connection.",
+        "Raise `flows.capacity`, or find who opens so many connections.";
+    // forward
+    TtlExpired, "ttl_expired",
+        "The TTL or hop limit would reach zero here.",
+        "A routing loop, or a traceroute.";
+    NoRoute, "no_route",
+        "No port and no route leads to the destination.",
+        "Compare the node's routes with the configured uplinks.";
+    NoNeighbour, "no_neighbour",
+        "The next hop's MAC address is not known yet.",
+        "The first packets to a silent neighbour; persistent, it does not answer ARP.";
+    TooBig, "too_big",
+        "The packet is larger than the MTU of the port it would leave by.",
+        "Give all ports of a node the same MTU.";
+    TxRingFull, "tx_ring_full",
+        "The transmit ring of the destination's port is full.",
+        "The receiver is slower than its senders.";
+    HandoffFull, "handoff_full",
+        "The queue to the worker that owns the destination's port is full.",
+        "That worker is overloaded; spread the ports over more workers.";
+    NoFrame, "no_frame",
+        "No free frame of packet memory was left.",
+        "Raise `xsk.frames`.";
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_distinct_metric_labels() {
+        for (i, a) in DropReason::ALL.iter().enumerate() {
+            assert!(a.name().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{a}");
+            assert!(DropReason::ALL[..i].iter().all(|b| a.name() != b.name()), "{a} twice");
+            assert_eq!(*a as usize, i, "{a} is not at its own index");
+        }
+    }
+
+    #[test]
+    fn every_reason_has_a_sentence_and_a_hint() {
+        for reason in DropReason::ALL {
+            assert!(reason.sentence().ends_with('.'), "{reason}");
+            assert!(reason.hint().ends_with('.'), "{reason}");
+        }
+    }
+}

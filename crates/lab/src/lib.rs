@@ -1,0 +1,1 @@
+//! A node with pods in network namespaces of this machine, and probes between them.

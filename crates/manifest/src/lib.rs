@@ -1,0 +1,1 @@
+//! Kubernetes YAML text to the policy model, with source positions.

@@ -1,0 +1,1 @@
+//! Bytes to a checked view with a flow key, or the reason why not.

@@ -1,0 +1,1 @@
+//! The compiled immutable answer, its lookup and its publication.

@@ -1,0 +1,1 @@
+//! Readable packets, clusters and truth tables for tests.

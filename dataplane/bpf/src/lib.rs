@@ -1,0 +1,1 @@
+//! The XDP program in C, its maps and its pinned links.

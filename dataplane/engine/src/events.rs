@@ -1,0 +1,38 @@
+//! What workers tell the control thread: rarely, and never waiting for it.
+
+use crossbeam::queue::ArrayQueue;
+use flow::{Address, MacAddr};
+
+use crate::wiring::PortId;
+
+/// Something that the control thread should act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The pod behind this port has shown its MAC address by a valid ARP or neighbour discovery message.
+    MacSeen(PortId, MacAddr),
+    /// A packet wants to leave by this uplink to a neighbour whose MAC address is not known.
+    Unresolved(PortId, Address),
+}
+
+/// Events on their way to the control thread. Bounded; what does not fit is lost, and happens again.
+#[derive(Debug)]
+pub struct Events(ArrayQueue<Event>);
+
+impl Default for Events {
+    fn default() -> Self {
+        Self(ArrayQueue::new(256))
+    }
+}
+
+impl Events {
+    pub(crate) fn tell(&self, event: Event) {
+        // A full queue is no loss: the pod speaks again, the next packet is unresolved again.
+        drop(self.0.push(event));
+    }
+
+    /// The oldest event that nobody has taken.
+    #[must_use]
+    pub fn take(&self) -> Option<Event> {
+        self.0.pop()
+    }
+}

@@ -1,0 +1,65 @@
+//! The port guard: who may speak through a port, before policy is asked anything.
+
+use flow::{DropReason, MacAddr};
+use packet::{Kind, Packet};
+
+use crate::wiring::{Port, Role, Wiring};
+
+/// What the guard says of one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It may go on.
+    Admitted(Packet),
+    /// It goes no further, but shows the MAC address of the port's pod.
+    Introduced(MacAddr),
+    /// It goes no further.
+    Refused(DropReason),
+}
+
+/// Judges one frame that arrived on `port`.
+///
+/// The order matters: a frame is parsed before it is believed, and an address is believed only on the port
+/// where it lives. What the XDP program has passed to the kernel (a pod's own ARP, neighbour discovery and
+/// packets to its node) never comes here.
+pub(crate) fn admit(frame: &[u8], port: &Port, wiring: &Wiring) -> Admission {
+    if let Role::Pod { mac: None, addresses } = &port.role {
+        return match packet::pinning_claim(frame) {
+            Some((mac, claimed)) if addresses.contains(&claimed) => Admission::Introduced(mac),
+            _ => Admission::Refused(DropReason::MacUnknown),
+        };
+    }
+    match Packet::parse(frame) {
+        Ok(packet) => match refusal(&packet, port, wiring) {
+            None => Admission::Admitted(packet),
+            Some(reason) => Admission::Refused(reason),
+        },
+        Err(DropReason::UnknownEthertype) if packet::is_arp(frame) => {
+            Admission::Refused(DropReason::NeighbourSpoofed)
+        }
+        Err(reason) => Admission::Refused(reason),
+    }
+}
+
+fn refusal(packet: &Packet, port: &Port, wiring: &Wiring) -> Option<DropReason> {
+    let (src, dst) = (packet.key.src.address, packet.key.dst.address);
+    let own = match &port.role {
+        Role::Pod { mac, addresses } => *mac == Some(packet.eth_src) && addresses.contains(&src),
+        // A local address cannot come from outside, nor can one that names no single host.
+        Role::Uplink => {
+            wiring.pod_port(src).is_none() && !wiring.is_node(src) && src.is_unicast() && !src.is_loopback()
+        }
+    };
+    if packet.kind == Kind::NeighbourDiscovery {
+        return Some(DropReason::NeighbourSpoofed);
+    }
+    if !own {
+        return Some(DropReason::SpoofedSource);
+    }
+    if packet.eth_dst.is_group() || !dst.is_unicast() {
+        return Some(DropReason::Multicast);
+    }
+    if packet.eth_dst != port.mac {
+        return Some(DropReason::NotForUs);
+    }
+    None
+}

@@ -1,0 +1,1 @@
+//! PacketIo on AF_XDP: UMEM and rings.
