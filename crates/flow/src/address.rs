@@ -41,6 +41,19 @@ impl Address {
         !self.is_v4()
     }
 
+    /// Whether one host may have this address on a network: neither multicast, broadcast, unspecified, nor
+    /// loopback. Of IPv4, 0.0.0.0/8, 127.0.0.0/8 and 224.0.0.0/3 fall out (RFC 6890, section 2.2.2); of IPv6,
+    /// `::`, `::1` and ff00::/8.
+    #[must_use]
+    pub const fn is_unicast(self) -> bool {
+        if self.is_v4() {
+            let first = (self.low >> 24) as u8;
+            first != 0 && first != 127 && first < 224
+        } else {
+            self.high >> 56 != 0xff && !(self.high == 0 && self.low <= 1)
+        }
+    }
+
     /// The sixteen octets, IPv4 in its mapped form.
     #[must_use]
     pub const fn octets(self) -> [u8; 16] {
@@ -105,6 +118,16 @@ mod tests {
         assert_ne!(v4, v6);
         // `::10.0.0.1`, the deprecated IPv4-compatible form, is an IPv6 address.
         assert!(Address::from("::10.0.0.1".parse::<Ipv6Addr>().unwrap()).is_v6());
+    }
+
+    #[test]
+    fn unicast_is_what_one_host_may_have() {
+        for text in ["0.0.0.1", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1"] {
+            assert!(!Address::from(text.parse::<IpAddr>().unwrap()).is_unicast(), "{text}");
+        }
+        for text in ["10.0.0.1", "1.0.0.1", "223.255.255.255", "fe80::1", "2001:db8::1", "::2"] {
+            assert!(Address::from(text.parse::<IpAddr>().unwrap()).is_unicast(), "{text}");
+        }
     }
 
     proptest! {

@@ -83,14 +83,14 @@ drop_reasons! {
         "A port's pod is not in the policy table.",
         "The pod's object is missing in the manifests, or has no address.";
     NoFlow, "no_flow",
-        "A TCP segment in mid-stream belongs to no known connection.",
+        "A packet in mid-stream (a TCP segment, an echo reply) belongs to no known connection.",
         "The connection outlived its timeout or a restart; the application will open a new one.";
     IcmpUnrelated, "icmp_unrelated",
         "An ICMP error quotes a packet that belongs to no known connection.",
         "Harmless alone; many of them mean that somebody probes.";
     DefaultDeny, "default_deny",
         "A policy isolates the pod, and no rule allows the connection.",
-        "`portcullis explain` names the policies and the nearest miss.";
+        "Compare the policies that select the pods of both ends with the connection.";
     FlowTableFull, "flow_table_full",
         "The flow table has no room for a new connection.",
         "Raise `flows.capacity`, or find who opens so many connections.";

@@ -45,9 +45,7 @@ fn refusal(packet: &Packet, port: &Port, wiring: &Wiring) -> Option<DropReason> 
     let own = match &port.role {
         Role::Pod { mac, addresses } => *mac == Some(packet.eth_src) && addresses.contains(&src),
         // A local address cannot come from outside, nor can one that names no single host.
-        Role::Uplink => {
-            wiring.pod_port(src).is_none() && !wiring.is_node(src) && src.is_unicast() && !src.is_loopback()
-        }
+        Role::Uplink => wiring.pod_port(src).is_none() && !wiring.is_node(src) && src.is_unicast(),
     };
     if packet.kind == Kind::NeighbourDiscovery {
         return Some(DropReason::NeighbourSpoofed);

@@ -1,4 +1,28 @@
-//! Bursts of frames through parse, port guard, flow table, policy table and forwarding.
+//! Bursts of frames through parse, port guard, connection table, policy table and forwarding.
+//!
+//! ```text
+//!  RX ring ─ receive ─ admit ─────── judge ───────────────────────── forward ─ TX ring
+//!             io.rs    guard.rs      flows.rs                        wiring.rs
+//!                      parse, who    known: goes on                  next hop, TTL,
+//!                      may speak     new: asked of the policy table  checksums, MACs
+//!                         │              │                              │
+//!                         └──────────────┴───── DropReason, counted ────┘   counters.rs
+//! ```
+//!
+//! Read in this order: [`io`] says where frames come from, [`wiring`] which port leads where,
+//! [`worker::Worker::turn`] is the loop, `burst.rs` its stages. The engine is generic over [`io::PacketIo`]:
+//! on a node that is AF_XDP, in tests it is [`loopback`]. It knows nothing of Kubernetes, and its time is an
+//! argument.
 
 pub mod io;
+pub mod loopback;
 pub mod wiring;
+pub mod worker;
+mod burst;
+mod guard;
+pub mod flows;
+mod state;
+pub mod handoff;
+pub mod counters;
+pub mod events;
+pub mod polling;

@@ -1,0 +1,214 @@
+//! The stages that a burst of frames goes through, in order.
+
+use flow::{DropReason, FlowKey, Verdict};
+use packet::Packet;
+use table::PolicyTable;
+
+use crate::counters::Tally;
+use crate::events::{Event, Events};
+use crate::flows::{Effect, Flows, Millis, Question, Standing};
+use crate::guard::{self, Admission};
+use crate::io::{PacketIo, Slot};
+use crate::wiring::{Hop, Port, PortId, Wiring};
+use crate::worker::{BURST, Shared, is_unknown_pod, transmit};
+
+/// The frames of one burst, by how far they have come. The room is taken once; no stage allocates.
+#[derive(Debug)]
+pub(crate) struct Burst<Frame> {
+    arrived: Vec<Frame>,
+    admitted: Vec<(Frame, Packet)>,
+    asked: Vec<(Frame, Packet, Question)>,
+    keys: Vec<FlowKey>,
+    verdicts: Vec<Verdict>,
+    allowed: Vec<(Frame, Packet)>,
+}
+
+impl<Frame> Burst<Frame> {
+    pub(crate) fn new() -> Self {
+        Self {
+            arrived: Vec::with_capacity(BURST),
+            admitted: Vec::with_capacity(BURST),
+            asked: Vec::with_capacity(BURST),
+            keys: Vec::with_capacity(BURST),
+            verdicts: Vec::with_capacity(BURST),
+            allowed: Vec::with_capacity(BURST),
+        }
+    }
+
+    /// Takes what has arrived on one port.
+    pub(crate) fn receive<Io: PacketIo<Frame = Frame>>(
+        &mut self,
+        io: &mut Io,
+        slot: Slot,
+        tally: &mut Tally,
+    ) {
+        io.receive(slot, &mut self.arrived);
+        tally.rx += self.arrived.len() as u64;
+    }
+
+    /// Parses every frame and asks the port guard.
+    pub(crate) fn admit<Io: PacketIo<Frame = Frame>>(
+        &mut self,
+        io: &mut Io,
+        id: PortId,
+        wiring: Option<&Wiring>,
+        events: &Events,
+        tally: &mut Tally,
+    ) {
+        for frame in self.arrived.drain(..) {
+            let admission = match wiring.map(|wiring| (wiring, wiring.port(id))) {
+                None => Admission::Refused(DropReason::NoTable),
+                Some((_, None)) => Admission::Refused(DropReason::UnknownPod),
+                Some((wiring, Some(port))) => guard::admit(io.bytes(&frame), port, wiring),
+            };
+            let reason = match admission {
+                Admission::Admitted(packet) => {
+                    self.admitted.push((frame, packet));
+                    continue;
+                }
+                Admission::Introduced(mac) => {
+                    events.tell(Event::MacSeen(id, mac));
+                    DropReason::MacUnknown
+                }
+                Admission::Refused(reason) => reason,
+            };
+            discard(io, frame, reason, tally);
+        }
+    }
+
+    /// Finds the connection of every packet, and asks policy about the rest together.
+    #[expect(clippy::too_many_arguments, reason = "the stage reads everything that decides about a packet")]
+    pub(crate) fn judge<Io: PacketIo<Frame = Frame>>(
+        &mut self,
+        io: &mut Io,
+        table: Option<&PolicyTable>,
+        wiring: Option<&Wiring>,
+        flows: &Flows,
+        now: Millis,
+        recovering: bool,
+        tally: &mut Tally,
+    ) {
+        let (Some(table), Some(wiring)) = (table, wiring) else {
+            for (frame, _) in self.admitted.drain(..) {
+                discard(io, frame, DropReason::NoTable, tally);
+            }
+            return;
+        };
+        for (frame, packet) in self.admitted.drain(..) {
+            let FlowKey { src, dst, .. } = packet.key;
+            let unknown = is_unknown_pod(src.address, wiring, table) || is_unknown_pod(dst.address, wiring, table);
+            let standing = match unknown {
+                true => Standing::Drop(DropReason::UnknownPod),
+                false => flows.standing(&packet, table, now, recovering),
+            };
+            match standing {
+                Standing::Known => self.allowed.push((frame, packet)),
+                Standing::Judge(question) => {
+                    self.keys.push(question.key);
+                    self.asked.push((frame, packet, question));
+                }
+                Standing::Drop(reason) => discard(io, frame, reason, tally),
+            }
+        }
+
+        self.verdicts.clear();
+        self.verdicts.resize(self.keys.len(), Verdict::Deny);
+        table.classify(&self.keys, &mut self.verdicts);
+        tally.judged += self.keys.len() as u64;
+        self.keys.clear();
+
+        for ((frame, packet, question), verdict) in self.asked.drain(..).zip(&self.verdicts) {
+            match settle(&packet, question, *verdict, table, flows, now) {
+                Ok(()) => self.allowed.push((frame, packet)),
+                Err(reason) => discard(io, frame, reason, tally),
+            }
+        }
+    }
+
+    /// Sends every allowed packet on its way.
+    pub(crate) fn forward<Io: PacketIo<Frame = Frame>>(
+        &mut self,
+        io: &mut Io,
+        me: usize,
+        wiring: Option<&Wiring>,
+        shared: &Shared,
+        tally: &mut Tally,
+    ) {
+        let Some(wiring) = wiring else { return };
+        for (mut frame, packet) in self.allowed.drain(..) {
+            let (port, hop) = match departure(&packet, wiring, &shared.events) {
+                Ok(departure) => departure,
+                Err(reason) => {
+                    discard(io, frame, reason, tally);
+                    continue;
+                }
+            };
+            let bytes = io.bytes_mut(&mut frame);
+            packet::rewrite::decrement_ttl(bytes, &packet);
+            packet::rewrite::complete_checksum(bytes, &packet);
+            packet::rewrite::rewrite_macs(bytes, hop.mac, port.mac);
+
+            let owner = shared.owners[usize::from(hop.port.0)];
+            if owner.worker == me {
+                transmit(io, owner.slot, frame, tally);
+            } else if shared.inboxes[owner.worker].post(hop.port, io.bytes(&frame)) {
+                io.recycle(frame);
+                tally.handed_out += 1;
+            } else {
+                discard(io, frame, DropReason::HandoffFull, tally);
+            }
+        }
+    }
+}
+
+/// Turns a verdict into connection state.
+fn settle(
+    packet: &Packet,
+    mut question: Question,
+    mut verdict: Verdict,
+    table: &PolicyTable,
+    flows: &Flows,
+    now: Millis,
+) -> Result<(), DropReason> {
+    if verdict == Verdict::Deny && question.effect == Effect::Recover {
+        // The packet may be a reply: its connection may have been opened by the other end.
+        question.key = question.key.reversed();
+        table.classify(&[question.key], std::slice::from_mut(&mut verdict));
+    }
+    match verdict {
+        Verdict::Allow => flows.allowed(packet, &question, table, now),
+        Verdict::Deny => {
+            flows.denied(&question, table, now);
+            Err(DropReason::DefaultDeny)
+        }
+    }
+}
+
+/// Where an allowed packet leaves, and to whom.
+fn departure<'w>(
+    packet: &Packet,
+    wiring: &'w Wiring,
+    events: &Events,
+) -> Result<(&'w Port, Hop), DropReason> {
+    if packet.ttl <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    let dst = packet.key.dst.address;
+    let hop = wiring.next_hop(dst).inspect_err(|reason| {
+        let uplink = wiring.route(dst).filter(|_| *reason == DropReason::NoNeighbour);
+        let pod = wiring.pod_port(dst).map(|port| (port, dst));
+        if let Some((port, neighbour)) = pod.or(uplink) {
+            events.tell(Event::Unresolved(port, neighbour));
+        }
+    })?;
+    let port = wiring.port(hop.port).ok_or(DropReason::NoRoute)?;
+    if packet.ip_len as u32 > port.mtu {
+        return Err(DropReason::TooBig);
+    }
+    Ok((port, hop))
+}
+
+fn discard<Io: PacketIo>(io: &mut Io, frame: Io::Frame, reason: DropReason, tally: &mut Tally) {
+    io.recycle(frame);
+    tally.drop_one(reason);
+}

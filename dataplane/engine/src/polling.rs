@@ -1,0 +1,47 @@
+//! How a worker waits for frames.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::flows::Millis;
+use crate::io::PacketIo;
+use crate::worker::Worker;
+
+/// How a worker waits for frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polling {
+    /// It never sleeps: for a core of its own.
+    Busy,
+    /// It spins for a while, then sleeps until a frame arrives.
+    Adaptive,
+}
+
+/// Empty turns before an adaptive worker sleeps: some tens of microseconds, longer than the gap between the
+/// frames of one busy connection.
+const SPINS: u32 = 64;
+
+/// How long a sleep lasts at most. What does not wake the sleeper (a frame from another worker, the stop
+/// flag) waits this long at worst.
+const NAP: Duration = Duration::from_millis(5);
+
+/// Turns a worker until `stop` is set. `clock` gives the time, once per turn.
+pub fn run<Io: PacketIo>(
+    worker: &mut Worker<Io>,
+    polling: Polling,
+    mut clock: impl FnMut() -> Millis,
+    stop: &AtomicBool,
+) {
+    let mut empty = 0;
+    while !stop.load(Ordering::Relaxed) {
+        if worker.turn(clock()) > 0 {
+            empty = 0;
+        } else if polling == Polling::Adaptive {
+            empty += 1;
+            if empty >= SPINS {
+                worker.wait(NAP);
+            }
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+}
