@@ -109,7 +109,12 @@ const MEMBERS: &[Member] = &[
         ],
         theirs: None,
     },
-    Member { name: "portcullis-lab", kind: Kind::Free, ours: &[], theirs: None },
+    Member {
+        name: "portcullis-lab",
+        kind: Kind::Free,
+        ours: &["portcullis-flow", "portcullis-policy"],
+        theirs: None,
+    },
     // Nobody imports these two but tests, so no arrow above leads to them.
     Member {
         name: "portcullis-testkit",
