@@ -58,7 +58,7 @@ advisories: ## known vulnerabilities of dependencies (fetches a database: on dem
 
 lab: build ## leave a lab running to play with; `make lab-down` removes it (root)
 	$(NEED_ROOT)
-	$(AS_ROOT) $(PORTCULLIS) lab up
+	$(AS_ROOT) $(PORTCULLIS) lab up docs/examples/cluster.yaml
 
 lab-down: build ## remove the lab (root)
 	$(NEED_ROOT)
