@@ -1,1 +1,33 @@
-//! The XDP program in C, its maps and its pinned links.
+//! The XDP programs in C, their maps and their pinned links.
+//!
+//! ```text
+//!            pod_port                                  uplink_port
+//!   frame -> own ARP, ND, to its node? -> kernel       from or to a local pod? -> socket
+//!            else                      -> socket       else                    -> kernel
+//!
+//!   socket = xsks[port.base + rx_queue]; where none is bound: port.fallback (drop, unless set to pass)
+//! ```
+//!
+//! [`Steering`] loads the programs, keeps their maps in step with what the agent knows, and attaches one
+//! program to each port as a `bpf_link`. The links are pinned ([`pins`]): they outlive the process, and a
+//! restarted one takes them over with `LINK_UPDATE`, so there is no moment without a program. The maps are
+//! not pinned: a new process fills its own before it takes a link over.
+//!
+//! The order that leaves no gap: [`Steering::load`], addresses and ports, sockets, then
+//! [`Steering::attach`]. Until a socket is in, the fallback holds.
+//!
+//! Deliberately absent: generic (skb) mode, attaching by netlink (it cannot be pinned), and the XSKMAP's
+//! read side (the kernel offers none).
+
+pub mod entry;
+pub mod error;
+pub mod bpffs;
+pub mod pins;
+mod netlink;
+mod steering;
+
+pub use bpffs::mount_if_missing;
+pub use entry::{Counters, Fallback, PortEntry};
+pub use error::BpfError;
+pub use netlink::attached_program;
+pub use steering::{Attached, Kind, Steering};

@@ -1,0 +1,100 @@
+//! Asks the kernel which XDP program an interface runs: one RTM_GETLINK, by hand (rtnetlink(7)).
+
+use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
+
+use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType};
+use nix::sys::socket::{recv, sendmsg, socket};
+
+const NLMSG_ERROR: u16 = 2;
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const NLM_F_REQUEST: u16 = 1;
+const IFLA_XDP: u16 = 43;
+const IFLA_XDP_PROG_ID: u16 = 4;
+/// `struct nlmsghdr` and `struct ifinfomsg`.
+const HEADER: usize = 16;
+const IFINFO: usize = 16;
+
+/// The id of the XDP program that the interface with this index runs, if any.
+///
+/// # Errors
+///
+/// When the kernel does not answer, or knows no such interface.
+pub fn attached_program(ifindex: u32) -> io::Result<Option<u32>> {
+    let socket =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
+    let mut request = Vec::with_capacity(HEADER + IFINFO);
+    request.extend(((HEADER + IFINFO) as u32).to_ne_bytes());
+    request.extend(RTM_GETLINK.to_ne_bytes());
+    request.extend(NLM_F_REQUEST.to_ne_bytes());
+    request.extend([0; 8]);
+    request.extend([0; 4]);
+    request.extend(ifindex.to_ne_bytes());
+    request.extend([0; 8]);
+    let kernel = NetlinkAddr::new(0, 0);
+    sendmsg(socket.as_raw_fd(), &[IoSlice::new(&request)], &[], MsgFlags::empty(), Some(&kernel))?;
+
+    let mut answer = vec![0; 64 * 1024];
+    let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    let answer = &answer[..length];
+    match answer.get(4..6).map(|t| u16::from_ne_bytes([t[0], t[1]])) {
+        Some(RTM_NEWLINK) => Ok(program_id(answer.get(HEADER + IFINFO..).unwrap_or(&[]))),
+        Some(NLMSG_ERROR) => {
+            let errno =
+                answer.get(HEADER..HEADER + 4).map_or(0, |e| i32::from_ne_bytes([e[0], e[1], e[2], e[3]]));
+            Err(io::Error::from_raw_os_error(-errno))
+        }
+        _ => Err(io::Error::other("an answer that is none")),
+    }
+}
+
+fn program_id(attributes: &[u8]) -> Option<u32> {
+    let id = attribute(attribute(attributes, IFLA_XDP)?, IFLA_XDP_PROG_ID)?;
+    Some(u32::from_ne_bytes(id.try_into().ok()?)).filter(|id| *id != 0)
+}
+
+/// The payload of the first attribute of this type: `struct nlattr`, padded to four bytes.
+fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
+    const NESTED: u16 = 1 << 15;
+    while rest.len() >= 4 {
+        let length = usize::from(u16::from_ne_bytes([rest[0], rest[1]]));
+        let kind = u16::from_ne_bytes([rest[2], rest[3]]) & !NESTED;
+        let payload = rest.get(4..length)?;
+        if kind == wanted {
+            return Some(payload);
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nlattr(kind: u16, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = ((payload.len() + 4) as u16).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    #[test]
+    fn the_program_id_is_found_behind_other_attributes() {
+        let xdp = [nlattr(2, &[1]), nlattr(IFLA_XDP_PROG_ID, &77_u32.to_ne_bytes())].concat();
+        let attributes = [nlattr(3, b"name\0"), nlattr(IFLA_XDP | 1 << 15, &xdp)].concat();
+        assert_eq!(program_id(&attributes), Some(77));
+        assert_eq!(program_id(&attributes[..20]), None);
+        assert_eq!(program_id(&nlattr(3, b"name\0")), None);
+        // A length below that of the header would never end.
+        assert_eq!(program_id(&[0, 0, 0, 0, 1, 2, 3, 4]), None);
+    }
+
+    #[test]
+    fn loopback_runs_no_program() {
+        assert_eq!(attached_program(1).unwrap(), None);
+        assert!(attached_program(u32::MAX >> 1).is_err());
+    }
+}

@@ -1,0 +1,136 @@
+//! The pinned links: files in a bpffs, one for each port, named `link-<ifindex>-<interface>`.
+//!
+//! The index is the interface's identity, since a name can move to another interface; the name is for
+//! people. Removing a pin detaches its program, whoever loaded it: nobody else holds the link.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::net::if_::if_indextoname;
+
+use crate::BpfError;
+
+/// One pinned link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The interface's index when the program was attached.
+    pub ifindex: u32,
+    /// The interface's name at that time.
+    pub interface: String,
+}
+
+impl Pin {
+    pub(crate) fn path(dir: &Path, ifindex: u32, interface: &str) -> PathBuf {
+        dir.join(format!("link-{ifindex}-{interface}"))
+    }
+
+    fn parse(path: PathBuf) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        let (ifindex, interface) = name.strip_prefix("link-")?.split_once('-')?;
+        let (ifindex, interface) = (ifindex.parse().ok()?, interface.to_owned());
+        Some(Self { path, ifindex, interface })
+    }
+}
+
+/// The links pinned in `dir`, in the order of their interfaces; none if there is no such directory.
+///
+/// # Errors
+///
+/// When the directory cannot be read.
+pub fn list(dir: &Path) -> Result<Vec<Pin>, BpfError> {
+    let failed = |source| BpfError::File { path: dir.into(), source };
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed)?,
+    };
+    let mut pins = Vec::new();
+    for entry in entries {
+        pins.extend(Pin::parse(entry.map_err(failed)?.path()));
+    }
+    pins.sort_by_key(|pin| pin.ifindex);
+    Ok(pins)
+}
+
+/// Whether a link of ours is pinned for the interface with this index. A pin whose interface was deleted
+/// does not count: its index is never the new interface's, unless somebody asked for that.
+///
+/// # Errors
+///
+/// When the directory cannot be read.
+pub fn is_ours(dir: &Path, ifindex: u32) -> Result<bool, BpfError> {
+    Ok(find(dir, ifindex)?.is_some())
+}
+
+/// Removes the pins of the interfaces named, or all when none is named, and with them their programs.
+/// Works without the process that attached them. Returns what was removed.
+///
+/// # Errors
+///
+/// When the directory cannot be read or a pin not removed; those before it are gone.
+pub fn remove(dir: &Path, interfaces: &[&str]) -> Result<Vec<Pin>, BpfError> {
+    let mut removed = list(dir)?;
+    if !interfaces.is_empty() {
+        removed.retain(|pin| interfaces.contains(&&*pin.interface));
+    }
+    removed.iter().try_for_each(unlink)?;
+    Ok(removed)
+}
+
+/// Removes the pins whose interface no longer exists in this network namespace: their links are severed.
+/// Returns what was removed.
+///
+/// # Errors
+///
+/// When the directory cannot be read or a pin not removed; those before it are gone.
+pub fn sweep(dir: &Path) -> Result<Vec<Pin>, BpfError> {
+    let mut stale = list(dir)?;
+    stale.retain(|pin| if_indextoname(pin.ifindex).is_err());
+    stale.iter().try_for_each(unlink)?;
+    Ok(stale)
+}
+
+pub(crate) fn find(dir: &Path, ifindex: u32) -> Result<Option<Pin>, BpfError> {
+    Ok(list(dir)?.into_iter().find(|pin| pin.ifindex == ifindex))
+}
+
+pub(crate) fn unlink(pin: &Pin) -> Result<(), BpfError> {
+    match fs::remove_file(&pin.path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(BpfError::File { path: pin.path.clone(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_carry_index_and_interface() {
+        let path = Pin::path(Path::new("/pins"), 12, "pod-a-1");
+        let pin = Pin::parse(path.clone()).unwrap();
+        assert_eq!(pin, Pin { path, ifindex: 12, interface: "pod-a-1".into() });
+        for odd in ["/pins/link-x-a", "/pins/map-1-a", "/pins/link-12", "/pins/link"] {
+            assert_eq!(Pin::parse(odd.into()), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn only_pins_are_listed_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["link-3-a", "link-1-b", "something"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        let names = |pins: Vec<Pin>| pins.into_iter().map(|p| p.interface).collect::<Vec<_>>();
+        assert_eq!(names(list(dir.path()).unwrap()), ["b", "a"]);
+        assert!(is_ours(dir.path(), 3).unwrap() && !is_ours(dir.path(), 2).unwrap());
+        assert_eq!(names(remove(dir.path(), &["a"]).unwrap()), ["a"]);
+        assert_eq!(names(remove(dir.path(), &[]).unwrap()), ["b"]);
+        assert!(dir.path().join("something").exists());
+        assert_eq!(list(&dir.path().join("missing")).unwrap(), []);
+    }
+}
