@@ -54,6 +54,36 @@ impl Address {
         }
     }
 
+    /// Whether this is a multicast address: 224.0.0.0/4 (RFC 1112) or ff00::/8 (RFC 4291, section 2.7).
+    #[must_use]
+    pub const fn is_multicast(self) -> bool {
+        if self.is_v4() { (self.low as u32) >> 28 == 0xe } else { self.high >> 56 == 0xff }
+    }
+
+    /// Whether this is 255.255.255.255 (RFC 919, section 7). A subnet's own broadcast looks like any other.
+    #[must_use]
+    pub const fn is_broadcast(self) -> bool {
+        self.is_v4() && self.low as u32 == u32::MAX
+    }
+
+    /// Whether this is 0.0.0.0 or `::`: no address at all.
+    #[must_use]
+    pub const fn is_unspecified(self) -> bool {
+        self.high == 0 && (self.low == 0 || self.low == Self::V4_MAPPED)
+    }
+
+    /// Whether this is in 127.0.0.0/8 (RFC 1122, section 3.2.1.3) or `::1`.
+    #[must_use]
+    pub const fn is_loopback(self) -> bool {
+        if self.is_v4() { (self.low as u32) >> 24 == 127 } else { self.high == 0 && self.low == 1 }
+    }
+
+    /// Whether a packet on a wire may carry this as its source: none of the four above.
+    #[must_use]
+    pub const fn may_be_source(self) -> bool {
+        !self.is_multicast() && !self.is_broadcast() && !self.is_unspecified() && !self.is_loopback()
+    }
+
     /// The sixteen octets, IPv4 in its mapped form.
     #[must_use]
     pub const fn octets(self) -> [u8; 16] {
@@ -130,7 +160,39 @@ mod tests {
         }
     }
 
+    #[test]
+    fn no_group_nothing_and_loopback_is_a_source() {
+        let ip = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
+        for text in ["224.0.0.1", "239.255.255.255", "ff02::1", "ff00::"] {
+            assert!(ip(text).is_multicast() && !ip(text).may_be_source(), "{text}");
+        }
+        for text in ["127.0.0.1", "127.255.255.255", "::1"] {
+            assert!(ip(text).is_loopback() && !ip(text).may_be_source(), "{text}");
+        }
+        for text in ["0.0.0.0", "::"] {
+            assert!(ip(text).is_unspecified() && !ip(text).may_be_source(), "{text}");
+        }
+        assert!(ip("255.255.255.255").is_broadcast() && !ip("255.255.255.255").may_be_source());
+        for text in ["10.0.0.1", "223.255.255.255", "126.0.0.1", "128.0.0.1", "fd00::1", "fe80::1", "::2"] {
+            let ip = ip(text);
+            assert!(ip.may_be_source(), "{text}");
+            assert!(!(ip.is_multicast() || ip.is_broadcast() || ip.is_unspecified() || ip.is_loopback()));
+        }
+    }
+
     proptest! {
+        #[test]
+        fn the_standard_library_agrees(bits: u128, v4: bool) {
+            let ip = match v4 {
+                true => IpAddr::V4(Ipv4Addr::from_bits(bits as u32)),
+                false => IpAddr::V6(Ipv6Addr::from_bits(bits)),
+            };
+            let address = Address::from(ip);
+            prop_assert_eq!(address.is_multicast(), ip.is_multicast());
+            prop_assert_eq!(address.is_loopback(), ip.is_loopback());
+            prop_assert_eq!(address.is_unspecified(), ip.is_unspecified());
+        }
+
         #[test]
         fn v4_round_trips(bits: u32) {
             let ip = IpAddr::V4(Ipv4Addr::from_bits(bits));

@@ -131,7 +131,10 @@ mod tests {
     #[test]
     fn names_are_distinct_metric_labels() {
         for (i, a) in DropReason::ALL.iter().enumerate() {
-            assert!(a.name().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{a}");
+            assert!(
+                a.name().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                "{a}"
+            );
             assert!(DropReason::ALL[..i].iter().all(|b| a.name() != b.name()), "{a} twice");
             assert_eq!(*a as usize, i, "{a} is not at its own index");
         }

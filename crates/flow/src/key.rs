@@ -29,11 +29,7 @@ pub struct FlowKey {
 impl FlowKey {
     /// The key of a packet from `src` to `dst`.
     #[must_use]
-    pub fn new(
-        protocol: Protocol,
-        src: (impl Into<Address>, u16),
-        dst: (impl Into<Address>, u16),
-    ) -> Self {
+    pub fn new(protocol: Protocol, src: (impl Into<Address>, u16), dst: (impl Into<Address>, u16)) -> Self {
         Self {
             src: Endpoint { address: src.0.into(), port: src.1 },
             dst: Endpoint { address: dst.0.into(), port: dst.1 },
@@ -83,11 +79,8 @@ mod tests {
 
     #[test]
     fn a_reply_reversed_is_the_request() {
-        let key = FlowKey::new(
-            Protocol::TCP,
-            (Ipv4Addr::new(10, 0, 0, 1), 4242),
-            (Ipv4Addr::new(10, 0, 0, 2), 80),
-        );
+        let key =
+            FlowKey::new(Protocol::TCP, (Ipv4Addr::new(10, 0, 0, 1), 4242), (Ipv4Addr::new(10, 0, 0, 2), 80));
         assert_eq!(key.reversed().reversed(), key);
         assert_eq!(key.to_string(), "TCP 10.0.0.1:4242 -> 10.0.0.2:80");
         let key = FlowKey::new(Protocol::UDP, (Ipv6Addr::LOCALHOST, 1), (Ipv6Addr::LOCALHOST, 53));
