@@ -96,7 +96,8 @@ impl<Frame> Burst<Frame> {
         };
         for (frame, packet) in self.admitted.drain(..) {
             let FlowKey { src, dst, .. } = packet.key;
-            let unknown = is_unknown_pod(src.address, wiring, table) || is_unknown_pod(dst.address, wiring, table);
+            let unknown =
+                is_unknown_pod(src.address, wiring, table) || is_unknown_pod(dst.address, wiring, table);
             let standing = match unknown {
                 true => Standing::Drop(DropReason::UnknownPod),
                 false => flows.standing(&packet, table, now, recovering),
@@ -162,7 +163,7 @@ impl<Frame> Burst<Frame> {
 }
 
 /// Turns a verdict into connection state.
-fn settle(
+pub(crate) fn settle(
     packet: &Packet,
     mut question: Question,
     mut verdict: Verdict,
@@ -202,7 +203,7 @@ fn departure<'w>(
         }
     })?;
     let port = wiring.port(hop.port).ok_or(DropReason::NoRoute)?;
-    if packet.ip_len as u32 > port.mtu {
+    if packet.ip_len > port.mtu {
         return Err(DropReason::TooBig);
     }
     Ok((port, hop))

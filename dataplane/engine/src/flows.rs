@@ -40,7 +40,7 @@ impl Epochs {
 }
 
 /// A five-tuple without its direction.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Pair {
     low: Endpoint,
     high: Endpoint,
@@ -270,7 +270,7 @@ impl Flows {
 const SHARDS: usize = 64;
 
 /// How a packet stands that belongs to no known connection.
-fn stranger(packet: &Packet, recovering: bool) -> Standing {
+const fn stranger(packet: &Packet, recovering: bool) -> Standing {
     let key = packet.key;
     match packet.kind {
         Kind::IcmpEcho { request: false } => Standing::Drop(DropReason::NoFlow),
@@ -288,11 +288,233 @@ fn stranger(packet: &Packet, recovering: bool) -> Standing {
 }
 
 /// Whether only somebody who opens a connection sends this packet.
-fn opens(packet: &Packet) -> bool {
+const fn opens(packet: &Packet) -> bool {
     match packet.kind {
         Kind::Tcp(flags) => flags.syn() && !flags.ack(),
         Kind::Sctp { init } => init,
         Kind::IcmpEcho { request } => request,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use flow::{Address, Direction, MacAddr, Verdict};
+    use packet::TcpFlags;
+    use table::{Name, Peers, Piece, PortRange, Ports, Row, RowRule, TableBuilder};
+
+    use super::*;
+
+    const A: Address = Address::v4([10, 0, 0, 1]);
+    const B: Address = Address::v4([10, 0, 0, 2]);
+    const SYN: u8 = TcpFlags::SYN;
+    const ACK: u8 = TcpFlags::ACK;
+    const FIN: u8 = TcpFlags::FIN;
+    const RST: u8 = TcpFlags::RST;
+
+    fn packet(kind: Kind, protocol: Protocol, src: (Address, u16), dst: (Address, u16)) -> Packet {
+        Packet {
+            eth_dst: MacAddr([2; 6]),
+            eth_src: MacAddr([2; 6]),
+            key: FlowKey::new(protocol, src, dst),
+            kind,
+            l3_offset: 14,
+            l4_offset: 34,
+            ip_len: 40,
+            ttl: 64,
+        }
+    }
+
+    fn tcp(flags: u8, src: (Address, u16), dst: (Address, u16)) -> Packet {
+        packet(Kind::Tcp(TcpFlags(flags)), Protocol::TCP, src, dst)
+    }
+
+    fn udp(src: (Address, u16), dst: (Address, u16)) -> Packet {
+        packet(Kind::Udp, Protocol::UDP, src, dst)
+    }
+
+    /// A and B are local pods. B accepts only what comes to `port`; A, and what A sends, is open.
+    fn table_allowing(port: u16, previous: Option<&PolicyTable>) -> PolicyTable {
+        let mut builder = TableBuilder::new();
+        let policy = builder.policy(Name::new("x", "p"), "p.yaml:1");
+        let id = builder.rule(policy, Direction::Ingress, 0, "p.yaml:2");
+        let range = |protocol| PortRange { protocol, first: port, last: port };
+        let ports = Ports::OneOf(vec![range(Protocol::TCP), range(Protocol::UDP)]);
+        let rule = RowRule { id, pieces: Arc::new([Piece { peers: Peers::Any, ports }]) };
+        let row = Row::Isolated { policies: vec![policy], rules: vec![rule] };
+        let (none, open) = (Arc::new([]), Arc::new(Row::Open));
+        builder.pod(Name::new("x", "a"), "", vec![A], none.clone(), open.clone(), open.clone());
+        builder.pod(Name::new("x", "b"), "", vec![B], none, open, Arc::new(row));
+        builder.build(previous)
+    }
+
+    /// What becomes of one packet, policy included.
+    fn pass(
+        flows: &Flows,
+        table: &PolicyTable,
+        packet: &Packet,
+        now: u64,
+        recovering: bool,
+    ) -> Result<(), DropReason> {
+        let now = Millis(now);
+        match flows.standing(packet, table, now, recovering) {
+            Standing::Known => Ok(()),
+            Standing::Drop(reason) => Err(reason),
+            Standing::Judge(question) => {
+                let mut verdict = [Verdict::Deny];
+                table.classify(&[question.key], &mut verdict);
+                crate::burst::settle(packet, question, verdict[0], table, flows, now)
+            }
+        }
+    }
+
+    const CLIENT: (Address, u16) = (A, 40000);
+    const SERVER: (Address, u16) = (B, 80);
+
+    #[test]
+    fn replies_pass_and_what_a_reply_would_allow_does_not() {
+        let (flows, table) = (Flows::new(16), table_allowing(80, None));
+        let pass = |packet: &Packet| pass(&flows, &table, packet, 0, false);
+        assert_eq!(pass(&tcp(SYN, CLIENT, SERVER)), Ok(()));
+        assert_eq!(pass(&tcp(SYN | ACK, SERVER, CLIENT)), Ok(()));
+        assert_eq!(pass(&tcp(ACK, CLIENT, SERVER)), Ok(()));
+        // To another port of B nothing is allowed, and answers to it are nobody's replies.
+        assert_eq!(pass(&tcp(SYN, CLIENT, (B, 81))), Err(DropReason::DefaultDeny));
+        assert_eq!(pass(&tcp(SYN | ACK, (B, 81), CLIENT)), Err(DropReason::NoFlow));
+        assert_eq!(pass(&tcp(ACK, CLIENT, (B, 81))), Err(DropReason::NoFlow));
+        assert_eq!(flows.len(), 1, "a denied connection leaves no state");
+    }
+
+    #[test]
+    fn a_syn_from_the_responder_is_a_connection_of_its_own() {
+        let (flows, table) = (Flows::new(16), table_allowing(80, None));
+        let pass = |packet: &Packet| pass(&flows, &table, packet, 0, false);
+        // B opens to A: allowed. A's replies pass, but A may not open to B's port, reply or not.
+        let (b, a) = ((B, 50000), (A, 9));
+        assert_eq!(pass(&tcp(SYN, b, a)), Ok(()));
+        assert_eq!(pass(&tcp(SYN | ACK, a, b)), Ok(()));
+        assert_eq!(pass(&tcp(SYN, a, b)), Err(DropReason::DefaultDeny));
+        assert_eq!(pass(&tcp(ACK, b, a)), Ok(()), "and the attempt costs the connection nothing");
+    }
+
+    #[test]
+    fn a_new_epoch_asks_again_in_the_original_direction() {
+        let flows = Flows::new(16);
+        let first = table_allowing(80, None);
+        assert_eq!(pass(&flows, &first, &tcp(SYN, CLIENT, SERVER), 0, false), Ok(()));
+        assert_eq!(pass(&flows, &first, &tcp(SYN | ACK, SERVER, CLIENT), 0, false), Ok(()));
+
+        let second = table_allowing(81, Some(&first));
+        // B -> A would be allowed as a connection of its own; as a reply of a denied one it is not.
+        assert_eq!(pass(&flows, &second, &tcp(ACK, SERVER, CLIENT), 1, true), Err(DropReason::DefaultDeny));
+        assert_eq!(pass(&flows, &second, &tcp(ACK, SERVER, CLIENT), 2, true), Err(DropReason::DefaultDeny));
+        assert_eq!(pass(&flows, &second, &tcp(ACK, CLIENT, SERVER), 3, true), Err(DropReason::DefaultDeny));
+
+        let third = table_allowing(80, Some(&second));
+        assert_eq!(
+            pass(&flows, &third, &tcp(ACK, SERVER, CLIENT), 4, false),
+            Ok(()),
+            "allowed again, it lives on"
+        );
+    }
+
+    #[test]
+    fn an_unchanged_table_asks_nothing_again() {
+        let flows = Flows::new(16);
+        let first = table_allowing(80, None);
+        assert_eq!(pass(&flows, &first, &udp(CLIENT, SERVER), 0, false), Ok(()));
+        let second = table_allowing(80, Some(&first));
+        assert_eq!(flows.standing(&udp(SERVER, CLIENT), &second, Millis(1), false), Standing::Known);
+    }
+
+    #[test]
+    fn recovery_opens_in_whichever_direction_policy_allows() {
+        let table = table_allowing(80, None);
+        for (packet, recovering, expected) in [
+            (tcp(ACK, CLIENT, SERVER), true, Ok(())),
+            (tcp(ACK, SERVER, CLIENT), true, Ok(())),
+            (tcp(SYN | ACK, SERVER, CLIENT), true, Ok(())),
+            // The answer of a server that nobody may call; its direction is known.
+            (tcp(SYN | ACK, (B, 81), CLIENT), true, Err(DropReason::DefaultDeny)),
+            (tcp(RST, CLIENT, SERVER), true, Err(DropReason::NoFlow)),
+            (tcp(ACK, CLIENT, SERVER), false, Err(DropReason::NoFlow)),
+        ] {
+            assert_eq!(pass(&Flows::new(16), &table, &packet, 0, recovering), expected, "{packet:?}");
+        }
+        // Recovered from a reply, the connection belongs to the end that may have opened it.
+        let flows = Flows::new(16);
+        let from_a = |flags| tcp(flags, CLIENT, (B, 81));
+        assert_eq!(pass(&flows, &table, &from_a(ACK), 0, true), Ok(()), "B may have opened it");
+        assert_eq!(pass(&flows, &table, &from_a(SYN), 1, true), Err(DropReason::DefaultDeny));
+    }
+
+    #[test]
+    fn connections_end_by_timeout_and_by_reset() {
+        let (flows, table) = (Flows::new(16), table_allowing(80, None));
+        let pass = |packet: &Packet, now| pass(&flows, &table, packet, now, false);
+        assert_eq!(pass(&udp(CLIENT, SERVER), 0), Ok(()));
+        assert_eq!(pass(&udp(SERVER, CLIENT), 119_999), Ok(()));
+        assert_eq!(flows.standing(&udp(SERVER, CLIENT), &table, Millis(239_998), false), Standing::Known);
+        flows.sweep(Millis(400_000));
+        assert!(flows.is_empty());
+
+        assert_eq!(pass(&tcp(SYN, CLIENT, SERVER), 0), Ok(()));
+        assert_eq!(pass(&tcp(SYN | ACK, SERVER, CLIENT), 29_999), Ok(()));
+        assert_eq!(pass(&tcp(ACK, CLIENT, SERVER), 7_000_000), Ok(()), "established connections may idle");
+        assert_eq!(pass(&tcp(RST, SERVER, CLIENT), 7_000_001), Ok(()));
+        assert_eq!(pass(&tcp(ACK, CLIENT, SERVER), 7_005_000), Ok(()), "late segments");
+        assert_eq!(pass(&tcp(ACK, CLIENT, SERVER), 7_020_000), Err(DropReason::NoFlow));
+        assert_eq!(pass(&tcp(SYN, CLIENT, SERVER), 7_030_000), Ok(()), "the ports may be used again");
+    }
+
+    #[test]
+    fn both_ends_must_finish() {
+        let (flows, table) = (Flows::new(16), table_allowing(80, None));
+        let pass = |packet: &Packet, now| pass(&flows, &table, packet, now, false);
+        assert_eq!(pass(&tcp(SYN, CLIENT, SERVER), 0), Ok(()));
+        assert_eq!(pass(&tcp(SYN | ACK, SERVER, CLIENT), 0), Ok(()));
+        assert_eq!(pass(&tcp(FIN | ACK, CLIENT, SERVER), 0), Ok(()));
+        assert_eq!(pass(&tcp(ACK, SERVER, CLIENT), 200_000), Ok(()), "half closed, it still carries data");
+        assert_eq!(pass(&tcp(FIN | ACK, SERVER, CLIENT), 200_000), Ok(()));
+        assert_eq!(pass(&tcp(ACK, CLIENT, SERVER), 215_000), Err(DropReason::NoFlow));
+    }
+
+    #[test]
+    fn a_full_table_keeps_what_it_has() {
+        let (flows, table) = (Flows::new(2), table_allowing(80, None));
+        let pass = |port| pass(&flows, &table, &udp((A, port), SERVER), 0, false);
+        assert_eq!((pass(1), pass(2)), (Ok(()), Ok(())));
+        assert_eq!(pass(3), Err(DropReason::FlowTableFull));
+        assert_eq!((pass(1), flows.len()), (Ok(()), 2));
+    }
+
+    #[test]
+    fn errors_belong_to_the_connection_that_they_quote() {
+        let (flows, table) = (Flows::new(16), table_allowing(80, None));
+        let error = |quoted, src, dst| packet(Kind::IcmpError { quoted }, Protocol::ICMP, (src, 0), (dst, 0));
+        let request = udp(CLIENT, SERVER);
+        let about = |dst| error(request.key, B, dst);
+        assert_eq!(pass(&flows, &table, &about(A), 0, false), Err(DropReason::IcmpUnrelated));
+        assert_eq!(pass(&flows, &table, &request, 0, false), Ok(()));
+        assert_eq!(pass(&flows, &table, &about(A), 0, false), Ok(()));
+        let router = Address::v4([192, 0, 2, 1]);
+        assert_eq!(pass(&flows, &table, &error(request.key, router, A), 0, false), Ok(()));
+        assert_eq!(pass(&flows, &table, &about(router), 0, false), Err(DropReason::IcmpUnrelated));
+
+        let closed = table_allowing(81, Some(&table));
+        assert_eq!(pass(&flows, &closed, &about(A), 1, false), Err(DropReason::DefaultDeny));
+        assert_eq!(pass(&flows, &closed, &about(A), 2, false), Err(DropReason::IcmpUnrelated));
+    }
+
+    #[test]
+    fn echo_replies_answer_requests_only() {
+        let (flows, table) = (Flows::new(16), table_allowing(80, None));
+        let echo = |request, src, dst| packet(Kind::IcmpEcho { request }, Protocol::ICMP, (src, 7), (dst, 7));
+        assert_eq!(pass(&flows, &table, &echo(false, B, A), 0, false), Err(DropReason::NoFlow));
+        assert_eq!(pass(&flows, &table, &echo(true, B, A), 0, false), Ok(()));
+        assert_eq!(pass(&flows, &table, &echo(false, A, B), 0, false), Ok(()));
+        assert_eq!(pass(&flows, &table, &echo(true, A, B), 0, false), Err(DropReason::DefaultDeny));
     }
 }

@@ -1,6 +1,7 @@
 //! The port guard: who may speak through a port, before policy is asked anything.
 
 use flow::{DropReason, MacAddr};
+use packet::neighbour::{Arp, pinning_claim};
 use packet::{Kind, Packet};
 
 use crate::wiring::{Port, Role, Wiring};
@@ -23,7 +24,7 @@ pub(crate) enum Admission {
 /// packets to its node) never comes here.
 pub(crate) fn admit(frame: &[u8], port: &Port, wiring: &Wiring) -> Admission {
     if let Role::Pod { mac: None, addresses } = &port.role {
-        return match packet::pinning_claim(frame) {
+        return match pinning_claim(frame) {
             Some((mac, claimed)) if addresses.contains(&claimed) => Admission::Introduced(mac),
             _ => Admission::Refused(DropReason::MacUnknown),
         };
@@ -33,7 +34,7 @@ pub(crate) fn admit(frame: &[u8], port: &Port, wiring: &Wiring) -> Admission {
             None => Admission::Admitted(packet),
             Some(reason) => Admission::Refused(reason),
         },
-        Err(DropReason::UnknownEthertype) if packet::is_arp(frame) => {
+        Err(DropReason::UnknownEthertype) if Arp::parse(frame).is_some() => {
             Admission::Refused(DropReason::NeighbourSpoofed)
         }
         Err(reason) => Admission::Refused(reason),

@@ -38,7 +38,7 @@ const SECOND: u64 = 1000;
 
 impl State {
     /// The state of a connection that this packet opens.
-    pub(crate) fn opened_by(kind: Kind) -> Self {
+    pub(crate) const fn opened_by(kind: Kind) -> Self {
         match kind {
             Kind::Tcp(flags) if flags.syn() => Self::HalfOpen,
             Kind::Sctp { init: true } => Self::HalfOpen,

@@ -63,9 +63,17 @@ pub struct Wiring {
     ports: Vec<Port>,
     pods: HashMap<Address, PortId>,
     node: HashSet<Address>,
-    /// Longest prefix first: for each length and family, the networks of that length.
-    routes: Vec<(bool, u8, HashMap<Address, (PortId, Option<Address>)>)>,
+    /// Longest prefix first.
+    routes: Vec<Networks>,
     neighbours: HashMap<(PortId, Address), MacAddr>,
+}
+
+/// The networks of one family and prefix length that a route leads to.
+#[derive(Clone, Debug, PartialEq)]
+struct Networks {
+    v4: bool,
+    length: u8,
+    hops: HashMap<Address, (PortId, Option<Address>)>,
 }
 
 impl Wiring {
@@ -93,19 +101,18 @@ impl Wiring {
         }
         pods.retain(|address, _| !twice.contains(address));
 
-        let mut by_length: Vec<(bool, u8, HashMap<_, _>)> = Vec::new();
+        let mut by_length: Vec<Networks> = Vec::new();
         for route in routes {
             let (v4, length) = (route.network.is_v4(), route.length);
-            let network = masked(route.network, length);
-            let known = by_length.iter().position(|(f, l, _)| (*f, *l) == (v4, length));
+            let known = by_length.iter().position(|networks| (networks.v4, networks.length) == (v4, length));
             let at = known.unwrap_or_else(|| {
-                by_length.push((v4, length, HashMap::new()));
+                by_length.push(Networks { v4, length, hops: HashMap::new() });
                 by_length.len() - 1
             });
-            // The first route to a network wins: the kernel's dump comes in the order of its metrics.
-            by_length[at].2.entry(network).or_insert((route.port, route.via));
+            // The first route to a network wins: they come in the order of their metrics.
+            by_length[at].hops.entry(masked(route.network, length)).or_insert((route.port, route.via));
         }
-        by_length.sort_by_key(|(_, length, _)| std::cmp::Reverse(*length));
+        by_length.sort_by_key(|networks| std::cmp::Reverse(networks.length));
         Self {
             ports,
             pods,
@@ -151,7 +158,9 @@ impl Wiring {
                 _ => Err(DropReason::NoNeighbour),
             };
         }
-        let (port, gateway) = self.route(dst).ok_or(DropReason::NoRoute)?;
+        // The node's own addresses are the kernel's business, and XDP passes what may go there.
+        let route = self.route(dst).filter(|_| !self.is_node(dst));
+        let (port, gateway) = route.ok_or(DropReason::NoRoute)?;
         let mac = self.neighbours.get(&(port, gateway)).ok_or(DropReason::NoNeighbour)?;
         Ok(Hop { port, mac: *mac })
     }
@@ -162,8 +171,8 @@ impl Wiring {
     pub fn route(&self, dst: Address) -> Option<(PortId, Address)> {
         self.routes
             .iter()
-            .filter(|(v4, _, _)| *v4 == dst.is_v4())
-            .find_map(|(_, length, networks)| networks.get(&masked(dst, *length)))
+            .filter(|networks| networks.v4 == dst.is_v4())
+            .find_map(|networks| networks.hops.get(&masked(dst, networks.length)))
             .map(|(port, via)| (*port, via.unwrap_or(dst)))
     }
 }

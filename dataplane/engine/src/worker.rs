@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flow::{Address, DropReason};
 use table::PolicyTable;
-use table::publish::Reader;
+use table::Reader;
 
 use crate::burst::Burst;
 use crate::counters::{Counters, Tally};

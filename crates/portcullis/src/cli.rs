@@ -1,0 +1,121 @@
+//! The command line, as a person types it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Kubernetes NetworkPolicy, enforced in userspace on AF_XDP.
+#[derive(Debug, Parser)]
+#[command(
+    name = "portcullis",
+    version,
+    max_term_width = 100,
+    before_help = "\
+Examples:
+  portcullis run --config /etc/portcullis/config.yaml
+  portcullis lab demo                      # try everything on this machine, without a cluster
+  portcullis lab up cluster.yaml           # a node with pods in network namespaces
+  portcullis lab run --in x/a -- ip addr   # run a command inside one of its pods
+  portcullis cleanup                       # take everything of ours off this machine",
+    after_help = "Exit codes: 0 fine; 1 findings or a failed expectation; 2 usage or configuration; \
+3 the system refuses; 5 timeout."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// More messages (-v debug, -vv trace); RUST_LOG overrides.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+
+    /// Only warnings and errors.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Messages as JSON lines.
+    #[arg(long, global = true)]
+    pub log_json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Enforce policy on this node: the agent.
+    Run(RunArgs),
+    /// A node with pods in network namespaces of this machine.
+    #[command(subcommand)]
+    Lab(LabCommand),
+    /// Remove everything of ours: pinned links, nftables table, mounts, state.
+    Cleanup(CleanupArgs),
+}
+
+/// `portcullis run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The configuration file.
+    #[arg(long, env = "PORTCULLIS_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+
+    /// The folder of manifests; overrides the configuration.
+    #[arg(long, env = "PORTCULLIS_MANIFESTS", value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+}
+
+/// `portcullis lab ...`.
+#[derive(Debug, Subcommand)]
+pub enum LabCommand {
+    /// Build the lab: one network namespace for the node, one for each pod, one for the outside.
+    Up {
+        /// Manifests whose Pod objects become the pods (files or folders); nine pods without any.
+        manifests: Vec<PathBuf>,
+        #[command(flatten)]
+        lab: LabName,
+    },
+    /// Run a command inside the lab.
+    Run {
+        #[command(flatten)]
+        lab: LabName,
+        /// Where: `node`, `outside`, or a pod as NAMESPACE/NAME.
+        #[arg(long = "in", default_value = "node", value_name = "PLACE")]
+        place: String,
+        /// The command and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Remove the lab and everything that runs in it.
+    Down {
+        #[command(flatten)]
+        lab: LabName,
+    },
+    /// See it work: every pair of pods probed without enforcement and with it, then a policy that changes
+    /// under a running connection.
+    Demo {
+        /// The folder of the demonstration's manifests.
+        #[arg(long, default_value = "docs/examples", value_name = "DIR")]
+        examples: PathBuf,
+    },
+}
+
+/// Which lab.
+#[derive(Debug, Args)]
+pub struct LabName {
+    /// The lab's name; several can stand at once.
+    #[arg(long, default_value = "lab", value_name = "NAME")]
+    pub name: String,
+}
+
+/// `portcullis cleanup`.
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    /// Only these interfaces; everything without any.
+    pub interfaces: Vec<String>,
+
+    /// The state directory of the agent.
+    #[arg(long, default_value = "/run/portcullis", value_name = "DIR")]
+    pub state_dir: PathBuf,
+
+    /// Also while an agent runs.
+    #[arg(long)]
+    pub force: bool,
+}
