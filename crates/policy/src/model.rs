@@ -113,7 +113,7 @@ pub enum Phase {
 }
 
 /// A named container port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NamedPort {
     /// `name`.
     pub name: String,

@@ -110,7 +110,9 @@ impl RowRule {
 }
 
 impl Peers {
-    fn hold(&self, address: Address) -> bool {
+    /// Whether `address` is one of these.
+    #[must_use]
+    pub fn hold(&self, address: Address) -> bool {
         match self {
             Self::Any => true,
             Self::OneOf { addresses, blocks } => {

@@ -1,0 +1,204 @@
+//! One row for each direction of each local pod.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use flow::{Address, Direction};
+use policy::model::{Cluster, Isolation, NamedPort, NetworkPolicy, ObjectName, Rule};
+use table::{Name, Piece, PolicyId, PolicyTable, Row, RowRule, RuleId, TableBuilder};
+
+use crate::population::{Population, Resident};
+use crate::resolve::Resolved;
+
+/// Whose connections the table judges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of the pods of one node, by its name. The pods of other nodes are peers.
+    Node(String),
+    /// Those of all pods.
+    AllPods,
+}
+
+/// Compiles a cluster, as the successor of `previous`: a pod about which nothing changes keeps its epoch.
+///
+/// Deterministic: the order of the cluster's objects changes nothing.
+#[must_use]
+pub fn compile(cluster: &Cluster, scope: &Scope, previous: Option<&PolicyTable>) -> PolicyTable {
+    let population = Population::of(cluster);
+    let mut builder = TableBuilder::new();
+    let policies = name_policies(cluster, &mut builder);
+
+    let mut egress = Rows::new(Direction::Egress, &policies, &population);
+    let mut ingress = Rows::new(Direction::Ingress, &policies, &population);
+    let mut nodes: HashMap<&str, Arc<[Address]>> = HashMap::new();
+    for resident in &population.residents {
+        let pod = resident.pod;
+        if matches!(scope, Scope::Node(own) if *own != pod.node) {
+            continue;
+        }
+        let node = nodes.entry(&pod.node).or_insert_with(|| node_addresses(cluster, &pod.node));
+        builder.pod(
+            name(&pod.name),
+            pod.uid.clone(),
+            resident.addresses.clone(),
+            Arc::clone(node),
+            egress.of(resident),
+            ingress.of(resident),
+        );
+    }
+    if let Scope::Node(own) = scope {
+        builder.node(cluster.node_addresses(own));
+    }
+    builder.build(previous)
+}
+
+/// A policy and the ids under which the table knows it.
+struct Named<'a> {
+    policy: &'a NetworkPolicy,
+    id: PolicyId,
+    ingress: Vec<RuleId>,
+    egress: Vec<RuleId>,
+}
+
+/// The rows of one direction, each resolved once.
+struct Rows<'a> {
+    direction: Direction,
+    policies: &'a [Named<'a>],
+    population: &'a Population<'a>,
+    /// Resolved rules of the policies that select a local pod, by the policy's index.
+    rules: HashMap<usize, Vec<SharedRule<'a>>>,
+    /// Rows by the indices of the policies, and by the subject's named ports where they matter.
+    rows: HashMap<(Vec<usize>, Vec<NamedPort>), Arc<Row>>,
+}
+
+/// One rule, with its pieces where they are the same for every subject.
+struct SharedRule<'a> {
+    id: RuleId,
+    resolved: Resolved<'a>,
+    pieces: Option<Arc<[Piece]>>,
+}
+
+impl<'a> Named<'a> {
+    /// Its rules for one direction with their ids; `None` if it does not isolate in this direction.
+    fn rules(&self, direction: Direction) -> Option<impl Iterator<Item = (RuleId, &'a Rule)>> {
+        let (isolation, ids) = match direction {
+            Direction::Ingress => (&self.policy.ingress, &self.ingress),
+            Direction::Egress => (&self.policy.egress, &self.egress),
+        };
+        match isolation {
+            Isolation::Open => None,
+            Isolation::Isolated { rules } => Some(ids.iter().copied().zip(rules)),
+        }
+    }
+}
+
+impl<'a> Rows<'a> {
+    fn new(direction: Direction, policies: &'a [Named<'a>], population: &'a Population<'a>) -> Self {
+        Self { direction, policies, population, rules: HashMap::new(), rows: HashMap::new() }
+    }
+
+    /// The row of one pod.
+    fn of(&mut self, subject: &Resident<'_>) -> Arc<Row> {
+        let isolating = self.isolating(subject);
+        for &policy in &isolating {
+            self.resolve(policy);
+        }
+        let rules: Vec<_> = isolating.iter().flat_map(|policy| &self.rules[policy]).collect();
+        let ports = if rules.iter().any(|rule| rule.pieces.is_none()) {
+            let mut ports = subject.pod.ports.clone();
+            ports.sort_unstable();
+            ports
+        } else {
+            Vec::new()
+        };
+        let row = self.rows.entry((isolating, ports)).or_insert_with_key(|(isolating, _)| {
+            if isolating.is_empty() {
+                return Arc::new(Row::Open);
+            }
+            let policies = isolating.iter().map(|&policy| self.policies[policy].id).collect();
+            let rules = rules.iter().map(|rule| RowRule { id: rule.id, pieces: rule.pieces_for(subject) });
+            let rules = rules.filter(|rule| !rule.pieces.is_empty()).collect();
+            Arc::new(Row::Isolated { policies, rules })
+        });
+        Arc::clone(row)
+    }
+
+    /// The policies that isolate a pod, by index.
+    fn isolating(&self, subject: &Resident<'_>) -> Vec<usize> {
+        let pod = subject.pod;
+        let selects = |named: &Named<'_>| {
+            named.policy.name.namespace == pod.name.namespace
+                && named.policy.subjects.matches(&pod.labels)
+                && named.rules(self.direction).is_some()
+        };
+        self.policies.iter().enumerate().filter(|(_, named)| selects(named)).map(|(index, _)| index).collect()
+    }
+
+    /// Resolves the rules of a policy, unless that has been done.
+    fn resolve(&mut self, index: usize) {
+        let (direction, population) = (self.direction, self.population);
+        let named = &self.policies[index];
+        self.rules.entry(index).or_insert_with(|| {
+            let rules = named.rules(direction).into_iter().flatten();
+            rules.map(|(id, rule)| SharedRule::of(id, named.policy, rule, direction, population)).collect()
+        });
+    }
+}
+
+impl<'a> SharedRule<'a> {
+    fn of(
+        id: RuleId,
+        policy: &NetworkPolicy,
+        rule: &'a Rule,
+        direction: Direction,
+        population: &Population<'_>,
+    ) -> Self {
+        let resolved = Resolved::of(policy, rule, population);
+        let pieces = match direction {
+            Direction::Egress => Some(resolved.egress(population)),
+            Direction::Ingress => resolved.ingress_of_all(),
+        };
+        Self { id, resolved, pieces }
+    }
+
+    fn pieces_for(&self, subject: &Resident<'_>) -> Arc<[Piece]> {
+        self.pieces.as_ref().map_or_else(|| self.resolved.ingress(subject), Arc::clone)
+    }
+}
+
+/// Names all policies and rules to the builder, in the order in which `why` prefers them.
+fn name_policies<'a>(cluster: &'a Cluster, builder: &mut TableBuilder) -> Vec<Named<'a>> {
+    let mut policies: Vec<_> = cluster.policies.iter().collect();
+    policies.sort_by_key(|policy| (&policy.name, &policy.origin));
+    policies
+        .into_iter()
+        .map(|policy| {
+            let id = builder.policy(name(&policy.name), policy.origin.to_string());
+            let ingress = name_rules(builder, id, Direction::Ingress, &policy.ingress);
+            let egress = name_rules(builder, id, Direction::Egress, &policy.egress);
+            Named { policy, id, ingress, egress }
+        })
+        .collect()
+}
+
+fn name_rules(
+    builder: &mut TableBuilder,
+    id: PolicyId,
+    direction: Direction,
+    isolation: &Isolation,
+) -> Vec<RuleId> {
+    let Isolation::Isolated { rules } = isolation else { return Vec::new() };
+    let numbered = rules.iter().enumerate();
+    numbered.map(|(index, rule)| builder.rule(id, direction, index, rule.origin.to_string())).collect()
+}
+
+fn node_addresses(cluster: &Cluster, node: &str) -> Arc<[Address]> {
+    let mut addresses: Vec<_> = cluster.node_addresses(node).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.into()
+}
+
+fn name(name: &ObjectName) -> Name {
+    Name::new(&name.namespace, &name.name)
+}
