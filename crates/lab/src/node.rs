@@ -1,0 +1,351 @@
+//! The lab itself: node, pods and outside as namespaces of this machine.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use flow::MacAddr;
+use policy::model::{ObjectName, Pod};
+
+use crate::error::Error;
+use crate::links::{self, HOST_SYSCTLS, NODE_SYSCTLS, PodLink};
+use crate::netns::{Identity, Namespace, PREFIX};
+use crate::state::{self, State};
+use crate::topology::{Family, Place, Topology, check_name};
+
+/// A lab that is up. It goes down when dropped, unless it is persistent.
+#[derive(Debug)]
+pub struct Lab {
+    topology: Topology,
+    state: State,
+    node: Namespace,
+    outside: Namespace,
+    pods: Vec<LabPod>,
+    uplink: String,
+    bpffs: PathBuf,
+    persistent: bool,
+}
+
+/// A pod of the lab's node.
+#[derive(Debug)]
+pub struct LabPod {
+    /// Namespace and name of the Pod object.
+    pub name: ObjectName,
+    /// The pod's network namespace. Its interface is `eth0`.
+    pub namespace: Namespace,
+    /// The node's side of the pod's veth pair.
+    pub interface: String,
+    /// The MAC address of the pod's `eth0`.
+    pub pod_mac: MacAddr,
+    /// The MAC address of the node's side: the pod's gateway.
+    pub host_mac: MacAddr,
+    /// The pod's addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Lab {
+    /// Builds the lab. What a dead predecessor of the same name left, or a persistent one, is removed first.
+    ///
+    /// # Errors
+    /// Without root or iproute2, for a topology that cannot be built, while a lab of this name is in use, and
+    /// where something of its name exists that no lab made. What was built until then is removed.
+    pub fn up(topology: &Topology) -> Result<Self, Error> {
+        topology.check()?;
+        state::make_room(&topology.name)?;
+        let mut state = State::create(&topology.name)?;
+        let built = state.mount_bpffs().and_then(|bpffs| {
+            let mut make = |name: &str| Namespace::create(name, |identity| state.namespace(name, identity));
+            let places = Places::with(topology, &mut make)?;
+            places.join(topology)?;
+            Ok((places, bpffs))
+        });
+        match built {
+            Ok((places, bpffs)) => Ok(Self::of(topology, state, places, bpffs, false)),
+            Err(error) => {
+                let _first_error_counts = state::remove(&topology.name);
+                Err(error)
+            }
+        }
+    }
+
+    /// The lab that another process left standing. It stays when this value is dropped.
+    ///
+    /// # Errors
+    /// When there is none of this name, or it was built from another topology.
+    pub fn open(topology: &Topology) -> Result<Self, Error> {
+        topology.check()?;
+        let (state, record) = State::open(&topology.name)?;
+        let mut find = |name: &str| {
+            let known = record.namespaces.iter().find(|(known, _)| known == name);
+            let identity: Option<Identity> = known.map(|(_, identity)| *identity);
+            let other = || Error::Topology(format!("lab {} was built from another one", topology.name));
+            Namespace::open(name, identity.ok_or_else(other)?)
+        };
+        let places = Places::with(topology, &mut find)?;
+        let bpffs = state::bpffs_of(&topology.name);
+        Ok(Self::of(topology, state, places, bpffs, true))
+    }
+
+    /// A name that no other lab of this machine has, for tests that run side by side.
+    #[must_use]
+    pub fn unique() -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let digits = |mut number: u32, width: usize| {
+            let mut text = Vec::new();
+            while number > 0 || text.len() < width {
+                text.push(char::from_digit(number % 36, 36).unwrap_or('0'));
+                number /= 36;
+            }
+            text.into_iter().rev().collect::<String>()
+        };
+        let number = NEXT.fetch_add(1, Ordering::Relaxed) % (36 * 36);
+        // Process numbers stay below 2^22 (proc(5), pid_max): five digits.
+        format!("t{}{}", digits(process::id(), 1), digits(number, 2))
+    }
+
+    /// The names of the labs that stand on this machine.
+    #[must_use]
+    pub fn names() -> Vec<String> {
+        state::names()
+    }
+
+    /// Removes the lab of this name, whoever brought it up, with the processes that run in its namespaces.
+    /// Whether there was one.
+    ///
+    /// # Errors
+    /// Without root.
+    pub fn remove(name: &str) -> Result<bool, Error> {
+        check_name(name)?;
+        state::remove(name)
+    }
+
+    /// Takes the lab down: the processes in its namespaces, the namespaces, its bpffs and its state.
+    ///
+    /// # Errors
+    /// When something of it could not be removed.
+    pub fn down(mut self) -> Result<(), Error> {
+        self.persistent = true;
+        state::remove(&self.topology.name).map(drop)
+    }
+
+    /// Leaves the lab standing when this value is dropped and when the process ends.
+    ///
+    /// # Errors
+    /// When that cannot be noted in the lab's state.
+    pub fn persist(&mut self) -> Result<(), Error> {
+        if !self.persistent {
+            self.state.persistent()?;
+            self.persistent = true;
+        }
+        Ok(())
+    }
+
+    /// What it was built from.
+    #[must_use]
+    pub const fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.topology.name
+    }
+
+    /// The node's namespace: the product runs here.
+    #[must_use]
+    pub const fn node(&self) -> &Namespace {
+        &self.node
+    }
+
+    /// The namespace of all hosts outside.
+    #[must_use]
+    pub const fn outside(&self) -> &Namespace {
+        &self.outside
+    }
+
+    /// The pods of the node, in the topology's order.
+    #[must_use]
+    pub fn pods(&self) -> &[LabPod] {
+        &self.pods
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<&LabPod> {
+        self.pods.iter().find(|pod| pod.name.namespace == namespace && pod.name.name == name)
+    }
+
+    /// The node's interface towards the outside.
+    #[must_use]
+    pub fn uplink(&self) -> &str {
+        &self.uplink
+    }
+
+    /// A bpffs of the lab's own, for the product's pins: they go with the lab.
+    #[must_use]
+    pub const fn bpffs(&self) -> &PathBuf {
+        &self.bpffs
+    }
+
+    /// Everybody: pods, hosts outside, the node.
+    #[must_use]
+    pub fn places(&self) -> Vec<Place> {
+        self.topology.places()
+    }
+
+    /// The namespace in which somebody's sockets live. Pods of other nodes are outside.
+    ///
+    /// # Errors
+    /// When there is nobody of that name.
+    pub fn namespace(&self, place: &Place) -> Result<&Namespace, Error> {
+        let known = !self.topology.addresses(place).is_empty();
+        let pod =
+            |name: &ObjectName| self.pods.iter().find(|pod| pod.name == *name).map(|pod| &pod.namespace);
+        match place {
+            Place::Node => Some(&self.node),
+            Place::Outside(_) => Some(&self.outside),
+            Place::Pod(name) => Some(pod(name).unwrap_or(&self.outside)),
+        }
+        .filter(|_| known)
+        .ok_or_else(|| Error::NoSuchPlace(place.clone()))
+    }
+
+    /// Somebody's first address of a family.
+    ///
+    /// # Errors
+    /// When there is nobody of that name, or no such address.
+    pub fn address(&self, place: &Place, family: Family) -> Result<IpAddr, Error> {
+        let addresses = self.topology.addresses(place);
+        let found = addresses.into_iter().find(|address| Family::of(address) == family);
+        found.ok_or_else(|| Error::NoSuchPlace(place.clone()))
+    }
+
+    /// `node:`, `ports:` and `uplinks:` of the product's configuration for this lab, as YAML.
+    #[must_use]
+    pub fn config(&self, with_macs: bool) -> String {
+        let mut text = format!("node: {:?}\nports:\n", self.topology.node.name);
+        for LabPod { name, interface, pod_mac, .. } in &self.pods {
+            let _infallible = writeln!(text, "- interface: {interface:?}\n  pod: \"{name}\"");
+            if with_macs {
+                let _infallible = writeln!(text, "  mac: \"{pod_mac}\"");
+            }
+        }
+        let _infallible = writeln!(text, "uplinks: [{:?}]", self.uplink);
+        text
+    }
+
+    fn of(topology: &Topology, state: State, places: Places, bpffs: PathBuf, persistent: bool) -> Self {
+        let Places { mut node, mut outside, mut pods } = places;
+        // From here on the state file decides what is removed, and when.
+        node.persist();
+        outside.persist();
+        pods.iter_mut().for_each(|pod| pod.namespace.persist());
+        let uplink = uplink_name(topology);
+        Self { topology: topology.clone(), state, node, outside, pods, uplink, bpffs, persistent }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if !self.persistent {
+            // Nobody is left to tell; what stays is removed by the next lab.
+            let _unreported = state::remove(&self.topology.name);
+        }
+    }
+}
+
+/// The namespaces of a lab. Names, interfaces and MAC addresses follow from the topology alone.
+struct Places {
+    node: Namespace,
+    outside: Namespace,
+    pods: Vec<LabPod>,
+}
+
+impl Places {
+    fn with(
+        topology: &Topology,
+        get: &mut dyn FnMut(&str) -> Result<Namespace, Error>,
+    ) -> Result<Self, Error> {
+        let lab = &topology.name;
+        let node = get(&format!("{PREFIX}{lab}-node"))?;
+        let outside = get(&format!("{PREFIX}{lab}-outside"))?;
+        let mut pods = Vec::new();
+        for (number, pod) in (1_u16..).zip(local(topology)) {
+            let [high, low] = number.to_be_bytes();
+            pods.push(LabPod {
+                // Kubernetes namespaces have no dots, so this can be read back.
+                namespace: get(&format!("{PREFIX}{lab}-{}.{}", pod.name.namespace, pod.name.name))?,
+                name: pod.name.clone(),
+                interface: format!("{lab}-p{number}"),
+                pod_mac: MacAddr([0x02, 0x70, 0x6f, 0x64, high, low]),
+                host_mac: MacAddr([0x02, 0x68, 0x6f, 0x73, high, low]),
+                addresses: pod.addresses.iter().map(|address| address.ip()).collect(),
+            });
+        }
+        Ok(Self { node, outside, pods })
+    }
+
+    /// Makes links, addresses and routes.
+    fn join(&self, topology: &Topology) -> Result<(), Error> {
+        let node_addresses = topology.addresses(&Place::Node);
+        let outside_addresses: Vec<_> = topology
+            .places()
+            .iter()
+            .filter(|place| match place {
+                Place::Pod(name) => !self.pods.iter().any(|pod| pod.name == *name),
+                Place::Outside(_) => true,
+                Place::Node => false,
+            })
+            .flat_map(|place| topology.addresses(place))
+            .collect();
+        let pod_addresses: Vec<_> = self.pods.iter().flat_map(|pod| pod.addresses.clone()).collect();
+        let pod_links: Vec<_> = (1..)
+            .zip(&self.pods)
+            .map(|(number, pod)| PodLink {
+                number,
+                interface: &pod.interface,
+                host_mac: pod.host_mac,
+                pod_mac: pod.pod_mac,
+                namespace: pod.namespace.name(),
+                addresses: &pod.addresses,
+            })
+            .collect();
+
+        links::sysctls(&self.node, NODE_SYSCTLS)?;
+        links::sysctls(&self.outside, HOST_SYSCTLS)?;
+        for pod in &self.pods {
+            links::sysctls(&pod.namespace, HOST_SYSCTLS)?;
+        }
+        let uplink = uplink_name(topology);
+        links::ip(&self.node, &links::node(&uplink, self.outside.name(), &node_addresses, &pod_links))?;
+        links::ip(&self.outside, &links::outside(&outside_addresses, &node_addresses, &pod_addresses))?;
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        thread::scope(|scope| {
+            let share = self.pods.len().div_ceil(threads).max(1);
+            let workers: Vec<_> = self
+                .pods
+                .chunks(share)
+                .map(|pods| {
+                    scope.spawn(move || {
+                        pods.iter().try_for_each(|pod| links::ip(&pod.namespace, &links::pod(&pod.addresses)))
+                    })
+                })
+                .collect();
+            workers
+                .into_iter()
+                .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })
+    }
+}
+
+fn local(topology: &Topology) -> impl Iterator<Item = &Pod> {
+    topology.pods.iter().filter(|pod| topology.is_local(pod))
+}
+
+fn uplink_name(topology: &Topology) -> String {
+    format!("{}-up", topology.name)
+}
