@@ -1,0 +1,126 @@
+//! `portcullis cleanup`: gives the machine back, whatever became of the agent.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::mount::umount;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use crate::instance::{self, InstanceError};
+use crate::interface::InterfaceName;
+use crate::interlock::{Interlock, InterlockError};
+
+/// Where the system mounts its bpffs.
+const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
+
+/// What to clean up.
+#[derive(Clone, Debug)]
+pub struct Cleanup {
+    /// The state directory of the agent.
+    pub state_dir: PathBuf,
+    /// Where agents record their interfaces: [`instance::CLAIMS`].
+    pub claims_dir: PathBuf,
+    /// Only what concerns these interfaces; everything when none is named.
+    pub interfaces: Vec<InterfaceName>,
+    /// Even while an agent runs.
+    pub force: bool,
+}
+
+/// What was done, a line each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// What was there and is gone.
+    pub removed: Vec<String>,
+    /// What could not be removed, and why.
+    pub failed: Vec<String>,
+}
+
+/// Nothing was touched.
+#[derive(Debug, thiserror::Error)]
+pub enum CleanupError {
+    /// An agent runs.
+    #[error("portcullis runs ({}): end it first, or add --force, which leaves its pods without enforcement",
+        .pid.map_or_else(|| "pid unknown".to_owned(), |pid| format!("pid {pid}")))]
+    Running {
+        /// Its pid, where its file tells.
+        pid: Option<i32>,
+    },
+    /// Whether one runs cannot be told.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+}
+
+impl Cleanup {
+    /// Removes what is ours: in the calling thread's network namespace the programs and the nftables table, and
+    /// on the machine the pins, the bpffs that we mounted, and the files of the state directory. A step that
+    /// fails does not keep the others from being done.
+    ///
+    /// # Errors
+    ///
+    /// An agent runs on this state directory and `force` is not set.
+    pub fn run(&self) -> Result<Outcome, CleanupError> {
+        if let Some(pid) = instance::running(&self.state_dir)?.filter(|_| !self.force) {
+            return Err(CleanupError::Running { pid });
+        }
+        let mut outcome = Outcome::default();
+        let own = self.state_dir.join("bpf");
+        let system = self.state_dir.file_name().map(|name| Path::new(SYSTEM_BPFFS).join(name));
+        for folder in [Some(own.clone()), system].into_iter().flatten() {
+            outcome.pins(&folder, &self.interfaces);
+        }
+        if self.interfaces.is_empty() {
+            outcome.bpffs(&own);
+            outcome.table(Interlock::remove());
+            match instance::forget(&self.state_dir, &self.claims_dir) {
+                Ok(files) => outcome.removed.extend(files.iter().map(|file| file.display().to_string())),
+                Err(error) => outcome.failed.push(error.to_string()),
+            }
+        } else {
+            outcome.table(Interlock::release(&self.interfaces).map(|()| false));
+        }
+        Ok(outcome)
+    }
+}
+
+impl Outcome {
+    fn pins(&mut self, folder: &Path, interfaces: &[InterfaceName]) {
+        let names: Vec<&str> = interfaces.iter().map(InterfaceName::as_str).collect();
+        match bpf::pins::remove(folder, &names) {
+            Ok(pins) => self.removed.extend(
+                pins.iter().map(|pin| format!("XDP program of {} ({})", pin.interface, pin.path.display())),
+            ),
+            Err(error) => self.failed.push(error.to_string()),
+        }
+        // Our folder in the system's bpffs goes when nothing is left in it.
+        if is_bpffs(folder.parent().unwrap_or(folder)) && fs::remove_dir(folder).is_ok() {
+            self.removed.push(folder.display().to_string());
+        }
+    }
+
+    fn bpffs(&mut self, own: &Path) {
+        // Nobody else mounts one inside our state directory.
+        while is_bpffs(own) {
+            if let Err(errno) = umount(own) {
+                self.failed.push(format!("cannot unmount {}: {errno}", own.display()));
+                return;
+            }
+            self.removed.push(format!("bpffs mounted on {}", own.display()));
+        }
+        // An empty folder without a mount may stay from a machine that went down; one with content is not ours.
+        drop(fs::remove_dir(own));
+    }
+
+    fn table(&mut self, done: Result<bool, InterlockError>) {
+        match done {
+            Ok(true) => self.removed.push("nftables table inet portcullis".to_owned()),
+            Ok(false) => {}
+            // Where there is no nft, no agent of ours got far enough to make the table.
+            Err(InterlockError::Missing(_)) => {}
+            Err(error) => self.failed.push(error.to_string()),
+        }
+    }
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
+}
