@@ -7,9 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::net::if_::if_indextoname;
-
-use crate::BpfError;
+use crate::{BpfError, attached_program};
 
 /// One pinned link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +23,11 @@ pub struct Pin {
 impl Pin {
     pub(crate) fn path(dir: &Path, ifindex: u32, interface: &str) -> PathBuf {
         dir.join(format!("link-{ifindex}-{interface}"))
+    }
+
+    /// Whether the link can only be severed: an interface that runs no program has no live link.
+    pub(crate) fn is_stale(&self) -> bool {
+        matches!(attached_program(self.ifindex), Ok(None) | Err(_))
     }
 
     fn parse(path: PathBuf) -> Option<Self> {
@@ -54,14 +57,14 @@ pub fn list(dir: &Path) -> Result<Vec<Pin>, BpfError> {
     Ok(pins)
 }
 
-/// Whether a link of ours is pinned for the interface with this index. A pin whose interface was deleted
-/// does not count: its index is never the new interface's, unless somebody asked for that.
+/// Whether a link of ours is pinned for the interface with this index, and the interface runs a program. The
+/// pin of an interface that was deleted does not count, also when another one has its index now.
 ///
 /// # Errors
 ///
 /// When the directory cannot be read.
 pub fn is_ours(dir: &Path, ifindex: u32) -> Result<bool, BpfError> {
-    Ok(find(dir, ifindex)?.is_some())
+    Ok(find(dir, ifindex)?.is_some_and(|pin| !pin.is_stale()))
 }
 
 /// Removes the pins of the interfaces named, or all when none is named, and with them their programs.
@@ -79,7 +82,8 @@ pub fn remove(dir: &Path, interfaces: &[&str]) -> Result<Vec<Pin>, BpfError> {
     Ok(removed)
 }
 
-/// Removes the pins whose interface no longer exists in this network namespace: their links are severed.
+/// Removes the pins whose interface no longer exists in this network namespace, or runs no program: their
+/// links are severed.
 /// Returns what was removed.
 ///
 /// # Errors
@@ -87,7 +91,7 @@ pub fn remove(dir: &Path, interfaces: &[&str]) -> Result<Vec<Pin>, BpfError> {
 /// When the directory cannot be read or a pin not removed; those before it are gone.
 pub fn sweep(dir: &Path) -> Result<Vec<Pin>, BpfError> {
     let mut stale = list(dir)?;
-    stale.retain(|pin| if_indextoname(pin.ifindex).is_err());
+    stale.retain(Pin::is_stale);
     stale.iter().try_for_each(unlink)?;
     Ok(stale)
 }
@@ -127,7 +131,8 @@ mod tests {
         }
         let names = |pins: Vec<Pin>| pins.into_iter().map(|p| p.interface).collect::<Vec<_>>();
         assert_eq!(names(list(dir.path()).unwrap()), ["b", "a"]);
-        assert!(is_ours(dir.path(), 3).unwrap() && !is_ours(dir.path(), 2).unwrap());
+        // Loopback runs no program, so no file makes it ours.
+        assert!(!is_ours(dir.path(), 1).unwrap() && !is_ours(dir.path(), 2).unwrap());
         assert_eq!(names(remove(dir.path(), &["a"]).unwrap()), ["a"]);
         assert_eq!(names(remove(dir.path(), &[]).unwrap()), ["b"]);
         assert!(dir.path().join("something").exists());

@@ -13,7 +13,7 @@ use aya::programs::{ProgramError, Xdp, XdpMode, loaded_programs};
 use aya::{Ebpf, Pod, include_bytes_aligned};
 use flow::Address;
 use nix::errno::Errno;
-use nix::net::if_::{if_indextoname, if_nametoindex};
+use nix::net::if_::if_nametoindex;
 
 use crate::attached_program;
 use crate::entry::{COUNTER_BYTES, Counters, PORT_BYTES, PortEntry};
@@ -112,7 +112,7 @@ impl Steering {
         let program = program(&mut self.programs, kind)?;
         // Pins of a deleted interface of this name: nobody will take them over any more.
         for pin in pins::list(pins)? {
-            if pin.interface == interface && pin.ifindex != ifindex && if_indextoname(pin.ifindex).is_err() {
+            if pin.interface == interface && pin.ifindex != ifindex && pin.is_stale() {
                 pins::unlink(&pin)?;
             }
         }
