@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nix::mount::umount;
+use nix::mount::{MntFlags, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::instance::{self, InstanceError};
@@ -98,9 +98,10 @@ impl Outcome {
     }
 
     fn bpffs(&mut self, own: &Path) {
-        // Nobody else mounts one inside our state directory.
+        // Nobody else mounts one inside our state directory. Detached, so that an agent that still has it open
+        // (`force`) does not keep it.
         while is_bpffs(own) {
-            if let Err(errno) = umount(own) {
+            if let Err(errno) = umount2(own, MntFlags::MNT_DETACH) {
                 self.failed.push(format!("cannot unmount {}: {errno}", own.display()));
                 return;
             }
