@@ -20,6 +20,8 @@ pub const CLAIMS: &str = "/run/portcullis/interfaces";
 const LOCK: &str = "lock";
 /// The name of the mark of a clean end.
 const CLEAN: &str = "clean";
+/// The figures that an agent writes, finished and half-way.
+const FIGURES: [&str; 2] = [crate::metrics::FILE, ".metrics.prom.new"];
 
 /// The right to run on a state directory and on interfaces, held as long as this lives.
 #[derive(Debug)]
@@ -202,7 +204,7 @@ pub fn forget(state_dir: &Path, claims_dir: &Path) -> Result<Vec<PathBuf>, Insta
             removed.push(path);
         }
     }
-    for name in [LOCK, CLEAN] {
+    for name in [LOCK, CLEAN].iter().chain(&FIGURES) {
         let path = state_dir.join(name);
         match fs::remove_file(&path) {
             Ok(()) => removed.push(path),
@@ -351,11 +353,12 @@ mod tests {
         let mut ended = place.start("ended").unwrap();
         ended.claim(&veth, 1).unwrap();
         ended.finish().unwrap();
+        fs::write(place.state("ended").join("metrics.prom"), "").unwrap();
         let mut runs = place.start("runs").unwrap();
         runs.claim(&veth, 2).unwrap();
 
         let removed = forget(&place.state("ended"), &place.claims()).unwrap();
-        assert_eq!(removed.len(), 4, "a claim, the lock, the mark and the folder: {removed:?}");
+        assert_eq!(removed.len(), 5, "a claim, the lock, the mark, the figures and the folder: {removed:?}");
         assert!(!place.state("ended").exists());
         assert!(place.start("other").unwrap().claim(&veth, 2).is_err(), "the claim of the running one holds");
         assert_eq!(forget(&place.state("ended"), &place.claims()).unwrap(), Vec::<PathBuf>::new());
