@@ -1,1 +1,102 @@
-//! What every benchmark shares: clusters and keys made from a seed.
+//! What every benchmark shares: a node in memory with two pods, and the frames that they send.
+//!
+//! Names of benchmarks read `action/class/metric`. `make bench` runs them all.
+
+use std::sync::Arc;
+
+use engine::flows::Millis;
+use engine::io::Slot;
+use engine::loopback::Loopback;
+use engine::wiring::{Port, Role, Wiring};
+use engine::worker::{Owner, Shared, Worker};
+use flow::{Address, Direction, MacAddr, Protocol};
+use table::{Name, Peers, Piece, PolicyTable, PortRange, Ports, Publisher, Row, RowRule, TableBuilder};
+use testkit::frames::{FrameBuilder, frame};
+
+/// Frames in a burst.
+pub const BURST: usize = 64;
+
+const A: [u8; 4] = [10, 0, 0, 1];
+const B: [u8; 4] = [10, 0, 0, 2];
+
+const fn pod_mac(port: usize) -> MacAddr {
+    MacAddr([2, 0, 0, 0, 1, port as u8])
+}
+
+const fn port_mac(port: usize) -> MacAddr {
+    MacAddr([2, 0, 0, 0, 0, port as u8])
+}
+
+/// A frame from pod a to pod b.
+#[must_use]
+pub fn a_to_b() -> FrameBuilder {
+    frame().from(pod_mac(0)).to(port_mac(0)).ip("10.0.0.1", "10.0.0.2")
+}
+
+/// Pods a and b on one worker; b accepts UDP to port 80.
+pub struct Node {
+    worker: Worker<Loopback>,
+    now: u64,
+    _tables: Publisher<PolicyTable>,
+    _wirings: Publisher<Wiring>,
+}
+
+impl Node {
+    /// A node with room for `flows` connections.
+    #[must_use]
+    pub fn new(flows: usize) -> Self {
+        let owners = (0..2).map(|slot| Owner { worker: 0, slot: Slot(slot) }).collect();
+        let shared = Arc::new(Shared::new(owners, flows));
+        let (mut tables, mut wirings) = (Publisher::new(), Publisher::new());
+        tables.publish(table());
+        let pod = |port: usize, address: [u8; 4]| Port {
+            name: format!("pod{port}"),
+            mac: port_mac(port),
+            mtu: 1500,
+            role: Role::Pod { mac: Some(pod_mac(port)), addresses: vec![Address::v4(address)] },
+        };
+        wirings.publish(Wiring::new(vec![pod(0, A), pod(1, B)], [], [], []));
+        let io = Loopback::new(2, 4 * BURST, 2 * BURST);
+        let worker = Worker::new(0, io, shared, tables.reader(), wirings.reader(), 0);
+        Self { worker, now: 0, _tables: tables, _wirings: wirings }
+    }
+
+    /// Lets a burst arrive from pod a.
+    pub fn arrive<'a>(&mut self, frames: impl IntoIterator<Item = &'a Vec<u8>>) {
+        for frame in frames {
+            assert!(self.worker.io_mut().inject(Slot(0), frame), "no free frame");
+        }
+    }
+
+    /// One turn of the worker.
+    pub fn turn(&mut self) -> u64 {
+        self.now += 1;
+        self.worker.turn(Millis(self.now))
+    }
+
+    /// Takes what was sent to pod b.
+    pub fn drain(&mut self) -> usize {
+        let io = self.worker.io_mut();
+        std::iter::from_fn(|| io.sent(Slot(1), |_| ())).count()
+    }
+}
+
+fn table() -> PolicyTable {
+    let mut builder = TableBuilder::new();
+    let policy = builder.policy(Name::new("x", "b"), "");
+    let id = builder.rule(policy, Direction::Ingress, 0, "");
+    let ports = Ports::OneOf(vec![PortRange { protocol: Protocol::UDP, first: 80, last: 80 }]);
+    let rule = RowRule { id, pieces: Arc::new([Piece { peers: Peers::Any, ports }]) };
+    let isolated = Arc::new(Row::Isolated { policies: vec![policy], rules: vec![rule] });
+    let (node, open): (Arc<[Address]>, _) = (Arc::new([]), Arc::new(Row::Open));
+    builder.pod(
+        Name::new("x", "a"),
+        "",
+        vec![Address::v4(A)],
+        Arc::clone(&node),
+        Arc::clone(&open),
+        Arc::clone(&open),
+    );
+    builder.pod(Name::new("x", "b"), "", vec![Address::v4(B)], node, open, isolated);
+    builder.build(None)
+}

@@ -1,5 +1,6 @@
 //! One network namespace with a name under `/run/netns`, where iproute2 looks for it.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -18,6 +19,26 @@ use crate::error::Error;
 pub(crate) const PREFIX: &str = "pcl-";
 
 const DIRECTORY: &str = "/run/netns";
+
+/// The file of a namespace of the lab called `lab`: of its `node`, its `outside`, or a pod as `namespace/name`.
+/// It may not exist.
+#[must_use]
+pub fn namespace_path(lab: &str, place: &str) -> PathBuf {
+    // Kubernetes namespaces have no dots, so this can be read back.
+    path_of(&format!("{PREFIX}{lab}-{}", place.replacen('/', ".", 1)))
+}
+
+/// The places of the lab called `lab` that have a namespace of their own, as [`namespace_path`] takes them.
+#[must_use]
+pub fn namespaces(lab: &str) -> Vec<String> {
+    let prefix = format!("{PREFIX}{lab}-");
+    let Ok(entries) = fs::read_dir(DIRECTORY) else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut places: Vec<String> =
+        names.filter_map(|name| Some(name.strip_prefix(&prefix)?.replacen('.', "/", 1))).collect();
+    places.sort();
+    places
+}
 
 /// What tells one namespace from another of the same name: device and inode of its nsfs file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -118,7 +139,7 @@ impl Namespace {
 
     /// A command that runs inside. It keeps its mounts, unlike with `ip netns exec`, which hides bpffs.
     #[must_use]
-    pub fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.path.display())).arg("--").arg(program);
         command

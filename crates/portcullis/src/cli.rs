@@ -69,11 +69,13 @@ pub enum LabCommand {
     Up {
         /// Manifests whose Pod objects become the pods (files or folders); nine pods without any.
         manifests: Vec<PathBuf>,
+        /// Which lab.
         #[command(flatten)]
         lab: LabName,
     },
     /// Run a command inside the lab.
     Run {
+        /// Which lab.
         #[command(flatten)]
         lab: LabName,
         /// Where: `node`, `outside`, or a pod as NAMESPACE/NAME.
@@ -85,6 +87,7 @@ pub enum LabCommand {
     },
     /// Remove the lab and everything that runs in it.
     Down {
+        /// Which lab.
         #[command(flatten)]
         lab: LabName,
     },

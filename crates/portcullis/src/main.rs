@@ -1,3 +1,69 @@
-//! The portcullis binary.
+//! The portcullis binary: what was typed, what is done, and with which code it ends.
 
-fn main() {}
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use portcullis::cleanup::Cleanup;
+use portcullis::cli::{CleanupArgs, Cli, Command};
+use portcullis::exit::{self, Failure};
+use portcullis::{instance, lab_command, run};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(&cli);
+    let outcome = match &cli.command {
+        Command::Run(args) => run::run(args).map(|()| exit::OK),
+        Command::Lab(command) => lab_command::run(command),
+        Command::Cleanup(args) => cleanup(args),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            tracing::error!("{failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn cleanup(args: &CleanupArgs) -> Result<u8, Failure> {
+    let interfaces: Result<_, _> = args.interfaces.iter().map(|name| name.parse()).collect();
+    let cleanup = Cleanup {
+        state_dir: args.state_dir.clone(),
+        claims_dir: instance::CLAIMS.into(),
+        interfaces: interfaces.map_err(exit::usage)?,
+        force: args.force,
+    };
+    let outcome = cleanup.run().map_err(exit::system)?;
+    let mut out = io::stdout().lock();
+    for what in &outcome.removed {
+        writeln!(out, "removed {what}").map_err(exit::system)?;
+    }
+    if outcome.removed.is_empty() && outcome.failed.is_empty() {
+        writeln!(out, "nothing of ours is here").map_err(exit::system)?;
+    }
+    for what in &outcome.failed {
+        tracing::error!("{what}");
+    }
+    Ok(if outcome.failed.is_empty() { exit::OK } else { exit::SYSTEM })
+}
+
+/// Messages go to stderr, and results to stdout.
+fn log(cli: &Cli) {
+    let level = match (cli.quiet, cli.verbose) {
+        (true, _) => "warn",
+        (_, 0) => "info",
+        (_, 1) => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    if cli.log_json {
+        builder.json().init();
+    } else {
+        let color = io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+        builder.with_ansi(color).init();
+    }
+}

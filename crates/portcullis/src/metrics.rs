@@ -26,17 +26,15 @@ pub struct Figures {
     counters: Vec<Arc<Counters>>,
     shared: Arc<Shared>,
     table: Reader<PolicyTable>,
+    /// How many pods can be reached.
+    pub ready: usize,
 }
 
 impl Figures {
     /// The figures of these workers.
     #[must_use]
-    pub const fn new(
-        counters: Vec<Arc<Counters>>,
-        shared: Arc<Shared>,
-        table: Reader<PolicyTable>,
-    ) -> Self {
-        Self { counters, shared, table }
+    pub const fn new(counters: Vec<Arc<Counters>>, shared: Arc<Shared>, table: Reader<PolicyTable>) -> Self {
+        Self { counters, shared, table, ready: 0 }
     }
 
     /// The sum over all workers.
@@ -56,7 +54,8 @@ impl Figures {
     /// When the file cannot be written.
     pub fn write(&mut self, dir: &Path) -> io::Result<()> {
         let generation = self.table.get().map_or(0, PolicyTable::generation);
-        let snapshot = Snapshot { tally: self.total(), flows: self.shared.flows.len() as u64, generation };
+        let flows = self.shared.flows.len() as u64;
+        let snapshot = Snapshot { tally: self.total(), flows, generation, ready: self.ready as u64 };
         let mut registry = Registry::with_prefix("portcullis");
         registry.register_collector(Box::new(snapshot));
         let mut body = String::new();
@@ -72,6 +71,7 @@ struct Snapshot {
     tally: Tally,
     flows: u64,
     generation: u64,
+    ready: u64,
 }
 
 impl Collector for Snapshot {
@@ -84,8 +84,12 @@ impl Collector for Snapshot {
             ("judged_connections", "Connections that policy was asked about", judged),
             ("bursts", "Bursts with at least one frame", bursts),
         ] {
-            ConstCounter::new(value)
-                .encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+            ConstCounter::new(value).encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                MetricType::Counter,
+            )?)?;
         }
         let help = "Frames dropped, by reason";
         let mut drops = encoder.encode_descriptor("drops", help, None, MetricType::Counter)?;
@@ -95,10 +99,15 @@ impl Collector for Snapshot {
         }
         for (name, help, value) in [
             ("flow_entries", "Connections in the connection table", self.flows),
+            ("ready_pods", "Pods of configured ports whose address and MAC address are known", self.ready),
             ("table_generation", "Generation of the policy table in force; 0 without one", self.generation),
         ] {
-            ConstGauge::new(value as i64)
-                .encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+            ConstGauge::new(value as i64).encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                MetricType::Gauge,
+            )?)?;
         }
         Ok(())
     }
@@ -113,12 +122,15 @@ mod tests {
         let mut tally = Tally::default();
         tally.dropped[DropReason::DefaultDeny as usize] = 7;
         let mut registry = Registry::with_prefix("portcullis");
-        registry.register_collector(Box::new(Snapshot { tally, flows: 3, generation: 2 }));
+        registry.register_collector(Box::new(Snapshot { tally, flows: 3, generation: 2, ready: 1 }));
         let mut body = String::new();
         text::encode(&mut body, &registry).unwrap();
         for reason in DropReason::ALL {
             let value = if reason == DropReason::DefaultDeny { 7 } else { 0 };
-            assert!(body.contains(&format!("portcullis_drops_total{{reason=\"{reason}\"}} {value}\n")), "{body}");
+            assert!(
+                body.contains(&format!("portcullis_drops_total{{reason=\"{reason}\"}} {value}\n")),
+                "{body}"
+            );
         }
         assert!(body.contains("portcullis_flow_entries 3\n") && body.ends_with("# EOF\n"), "{body}");
     }

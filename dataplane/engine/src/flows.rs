@@ -344,8 +344,15 @@ mod tests {
         let ports = Ports::OneOf(vec![range(Protocol::TCP), range(Protocol::UDP)]);
         let rule = RowRule { id, pieces: Arc::new([Piece { peers: Peers::Any, ports }]) };
         let row = Row::Isolated { policies: vec![policy], rules: vec![rule] };
-        let (none, open) = (Arc::new([]), Arc::new(Row::Open));
-        builder.pod(Name::new("x", "a"), "", vec![A], none.clone(), open.clone(), open.clone());
+        let (none, open): (Arc<[Address]>, _) = (Arc::new([]), Arc::new(Row::Open));
+        builder.pod(
+            Name::new("x", "a"),
+            "",
+            vec![A],
+            Arc::clone(&none),
+            Arc::clone(&open),
+            Arc::clone(&open),
+        );
         builder.pod(Name::new("x", "b"), "", vec![B], none, open, Arc::new(row));
         builder.build(previous)
     }

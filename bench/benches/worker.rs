@@ -1,0 +1,43 @@
+//! The whole worker loop on in-memory ports: what a packet costs without a kernel.
+
+use bench::{BURST, Node, a_to_b};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+
+fn worker(c: &mut Criterion) {
+    let mut group = c.benchmark_group("turn");
+    group.throughput(Throughput::Elements(BURST as u64));
+
+    let known: Vec<_> = (0..BURST as u16).map(|port| a_to_b().udp(1000 + port, 80).build()).collect();
+    let denied: Vec<_> = (0..BURST as u16).map(|port| a_to_b().udp(1000 + port, 81).build()).collect();
+    for (class, frames, passed) in [("known-flow", known, BURST), ("denied", denied, 0)] {
+        let mut node = Node::new(4096);
+        group.bench_function(format!("{class}/time"), |b| {
+            // Filling the ports and emptying them is the generator's cost, not the worker's.
+            b.iter_custom(|rounds| {
+                let mut spent = std::time::Duration::ZERO;
+                for _ in 0..rounds {
+                    node.arrive(&frames);
+                    let start = std::time::Instant::now();
+                    let handled = node.turn();
+                    spent += start.elapsed();
+                    assert_eq!((handled, node.drain()), (BURST as u64, passed));
+                }
+                spent
+            });
+        });
+    }
+
+    group.bench_function("new-flow/time", |b| {
+        let frames: Vec<_> = (0..BURST as u16).map(|port| a_to_b().udp(1000 + port, 80).build()).collect();
+        let fill = || {
+            let mut node = Node::new(4096);
+            node.arrive(&frames);
+            node
+        };
+        b.iter_batched_ref(fill, Node::turn, BatchSize::SmallInput);
+    });
+    group.finish();
+}
+
+criterion_group!(benches, worker);
+criterion_main!(benches);

@@ -1,0 +1,258 @@
+//! `portcullis run`: the agent, from its configuration to its end.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use compiler::Scope;
+use control::{Control, Event, Severity};
+use engine::events::Event as Notice;
+use nix::sys::signal::Signal;
+use table::{PolicyTable, Publisher};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+
+use crate::cleanup::Cleanup;
+use crate::cli::RunArgs;
+use crate::config::{Config, Fallback, OnExit};
+use crate::dataplane::Dataplane;
+use crate::exit::{Failure, system, usage};
+use crate::instance::{self, Instance, Previous};
+use crate::interlock::Interlock;
+use crate::links::{Changes, NodeLinks};
+use crate::metrics::Figures;
+use crate::preflight::{self, Machine};
+use crate::rewire::Rewire;
+
+/// How often workers' notices are looked for: a pod waits this long to be known by its first ARP.
+const NOTICES: Duration = Duration::from_millis(10);
+/// How often the figures are written, expired connections swept, and silent neighbours asked again.
+const UPKEEP: Duration = Duration::from_millis(500);
+/// How often the kernel is reminded of the neighbours that it does not use itself, in rounds of upkeep.
+const REMIND: u32 = 60;
+
+/// Runs the agent until it is told to end.
+///
+/// # Errors
+///
+/// A configuration that cannot be used (exit code 2), or a system that refuses (3).
+pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    let config = Config::load(&args.config, args.manifests.as_deref()).map_err(usage)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
+    runtime.block_on(async {
+        let agent = Agent::start(config).await.map_err(system)?;
+        agent.serve().await.map_err(system)
+    })
+}
+
+/// A running agent.
+struct Agent {
+    config: Config,
+    instance: Instance,
+    dataplane: Dataplane,
+    rewire: Rewire,
+    links: NodeLinks,
+    changes: Changes,
+    figures: Figures,
+    policy: mpsc::Receiver<Event>,
+    /// Dropped, it ends the control thread.
+    control: (oneshot::Sender<()>, thread::JoinHandle<()>),
+}
+
+impl Agent {
+    async fn start(config: Config) -> Result<Self> {
+        // Watched before it is looked at, so that nothing that happens in between is missed.
+        let changes = NodeLinks::watch()?;
+        let links = NodeLinks::open()?;
+        let view = links.snapshot().await?;
+        let machine = Machine::look(view.clone(), &config.state_dir);
+        let hints = preflight::check(&config, &machine).map_err(|errors| {
+            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            anyhow::anyhow!(lines.join("\n"))
+        })?;
+        for hint in hints {
+            warn!("{hint}");
+        }
+
+        let mut instance = Instance::start(&config.state_dir)?;
+        if let Previous::Unclean { pid } = instance.previous() {
+            warn!(?pid, "the previous instance did not shut down cleanly");
+        }
+        for interface in config.interfaces() {
+            let index = view.index(interface).context("an interface has gone")?;
+            instance.claim(interface, index)?;
+        }
+
+        let pods: Vec<_> = config.ports.iter().map(|port| port.interface.clone()).collect();
+        match config.fallback {
+            Fallback::Closed => Interlock::apply(&pods, &config.hold)?,
+            Fallback::Open => {
+                Interlock::remove()?;
+                warn!("fallback is open: while no agent runs, traffic flows unfiltered");
+            }
+        }
+        let pins = bpf::mount_if_missing(&config.state_dir)?;
+
+        let table = Publisher::new();
+        let wiring = Publisher::new();
+        let dataplane = Dataplane::start(&config, &pins, &table, &wiring)?;
+        let figures = Figures::new(dataplane.counters.clone(), dataplane.shared.clone(), table.reader());
+        let rewire = Rewire::new(&config, view, wiring);
+        let (control, policy) = start_control(&config, table)?;
+        Ok(Self { config, instance, dataplane, rewire, links, changes, figures, policy, control })
+    }
+
+    async fn serve(mut self) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut notices = interval(NOTICES);
+        let mut upkeep = interval(UPKEEP);
+        notices.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut round = 0;
+        let signal = loop {
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => break Signal::SIGTERM,
+                _ = interrupt.recv() => break Signal::SIGINT,
+                event = self.policy.recv() => {
+                    self.policy_event(event.context("the control thread has ended")?).await?;
+                }
+                changed = self.changes.next() => {
+                    changed.context("the kernel sends no more link events")?;
+                    let view = self.links.snapshot().await?;
+                    self.rewire.view(view, &mut self.dataplane)?;
+                }
+                _ = notices.tick() => self.notices().await?,
+                _ = upkeep.tick() => {
+                    round += 1;
+                    self.upkeep(round).await?;
+                }
+            }
+        };
+        info!(%signal, "ending");
+        self.end()
+    }
+
+    async fn policy_event(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Published { table, generation, took, warnings, .. } => {
+                for warning in warnings {
+                    warn!("{warning}");
+                }
+                let sizes = table.sizes();
+                self.rewire.table(&table, &mut self.dataplane)?;
+                info!(
+                    generation,
+                    ?took,
+                    pods = sizes.pods,
+                    policies = sizes.policies,
+                    rules = sizes.rules,
+                    "policy is in force"
+                );
+                self.solicit().await;
+            }
+            Event::Mended { warnings } => {
+                for warning in warnings {
+                    warn!("{warning}");
+                }
+                info!("the manifests are mended; the policy in force is theirs");
+            }
+            Event::Refused { diagnostics, report } => {
+                let errors = diagnostics.iter().filter(|found| found.severity == Severity::Error).count();
+                error!(errors, "the manifests are refused; the policy in force stays\n{report}");
+            }
+        }
+        Ok(())
+    }
+
+    /// What the workers have to say.
+    async fn notices(&mut self) -> Result<()> {
+        let mut unresolved = Vec::new();
+        while let Some(notice) = self.dataplane.shared.events.take() {
+            match notice {
+                Notice::MacSeen(port, mac) => self.rewire.mac_seen(port, mac, &mut self.dataplane)?,
+                Notice::Unresolved(port, address) => unresolved.push((self.dataplane.ifindex(port), address)),
+            }
+        }
+        unresolved.sort_unstable();
+        unresolved.dedup();
+        for (index, address) in unresolved {
+            self.ask(index, address).await;
+        }
+        Ok(())
+    }
+
+    async fn upkeep(&mut self, round: u32) -> Result<()> {
+        if self.dataplane.has_lost_a_worker() {
+            // The pinned programs drop from here on; a supervisor starts the agent again.
+            anyhow::bail!("a worker thread has died");
+        }
+        self.dataplane.shared.flows.sweep(self.dataplane.now());
+        self.rewire.collect();
+        self.figures.ready = self.rewire.ready();
+        self.figures.write(&self.config.state_dir).context("cannot write the figures")?;
+        self.solicit().await;
+        if round.is_multiple_of(REMIND) {
+            for (index, address) in self.rewire.gateways() {
+                self.ask(index, address).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn solicit(&self) {
+        for (index, address) in self.rewire.missing() {
+            self.ask(index, address).await;
+        }
+    }
+
+    async fn ask(&self, index: u32, address: flow::Address) {
+        if let Err(error) = self.links.solicit(index, address).await {
+            warn!(%address, %error, "cannot ask for a neighbour");
+        }
+    }
+
+    fn end(mut self) -> Result<()> {
+        let (stop_control, control) = self.control;
+        drop(stop_control);
+        self.dataplane.stop();
+        // Whatever the workers did last is in the figures, too.
+        self.figures.write(&self.config.state_dir).context("cannot write the figures")?;
+        if control.join().is_err() {
+            warn!("the control thread had panicked");
+        }
+        if self.config.on_exit == OnExit::Detach {
+            let detach = Cleanup {
+                state_dir: self.config.state_dir.clone(),
+                claims_dir: instance::CLAIMS.into(),
+                interfaces: self.config.interfaces().cloned().collect(),
+                force: true,
+            };
+            for what in detach.run()?.removed {
+                info!("removed {what}");
+            }
+            Interlock::remove()?;
+        }
+        Ok(self.instance.finish()?)
+    }
+}
+
+/// Starts the thread that keeps the policy table true to the manifests.
+fn start_control(
+    config: &Config,
+    table: Publisher<PolicyTable>,
+) -> Result<((oneshot::Sender<()>, thread::JoinHandle<()>), mpsc::Receiver<Event>)> {
+    let (control, events) = Control::new(&config.manifests, Scope::Node(config.node.clone()), table);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let thread = thread::Builder::new().name("control".into()).spawn(move || {
+        runtime.block_on(control.run(async {
+            // An error is the sender's end, which is what is waited for.
+            let _ended = stopped.await;
+        }));
+    })?;
+    Ok(((stop, thread), events))
+}

@@ -1,0 +1,42 @@
+//! The worker loop allocates nothing: not for a known connection, a new one, a denied one, or a hostile frame.
+
+mod bed;
+
+use bed::*;
+use engine::io::Slot;
+
+#[test]
+fn a_turn_allocates_nothing() {
+    let mut bed = Bed::new();
+    let known = from_pod(0).ip(A, B).udp(1, 80).build();
+    let frames = [
+        ("known", vec![known; 64]),
+        ("new", (1000..1064).map(|port| from_pod(0).ip(A, B).udp(port, 80).build()).collect()),
+        ("denied", (1000..1064).map(|port| from_pod(0).ip(A6, B6).udp(port, 81).build()).collect()),
+        (
+            "outbound",
+            (1000..1064).map(|port| from_pod(0).ip(A, OUTSIDE).tcp(port, 443).syn().build()).collect(),
+        ),
+        ("spoofed", vec![from_pod(0).ip(C, B).udp(1, 80).build(); 64]),
+        ("slow lane", vec![from_pod(0).ip(A, B).options(&[1, 1, 1, 0]).udp(1, 80).build(); 64]),
+        ("truncated", vec![vec![0; 9]; 64]),
+    ];
+    // The first turn of a thread that finds a new table sets up arc-swap's slot for that thread.
+    bed.turn();
+    for (what, burst) in frames {
+        for frame in &burst {
+            bed.inject(0, frame);
+        }
+        bed.now += 1;
+        let now = engine::flows::Millis(bed.now);
+        let mut handled = 0;
+        let allocations = allocation_counter::measure(|| handled = bed.worker.turn(now));
+        assert_eq!(handled, 64, "{what}");
+        assert_eq!(allocations.count_total, 0, "{what}: {allocations:?}");
+        for slot in 0..4 {
+            while bed.worker.io_mut().sent(Slot(slot), |_| ()).is_some() {}
+        }
+    }
+    let counted = allocation_counter::measure(|| drop(std::hint::black_box(Box::new(1))));
+    assert_eq!(counted.count_total, 1, "the counter counts");
+}
