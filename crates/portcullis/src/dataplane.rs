@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn core_lists_are_read_as_the_kernel_writes_them() {
-        assert_eq!(cores("\n"), []);
+        assert_eq!(cores("\n"), Vec::<usize>::new());
         assert_eq!(cores("3\n"), [3]);
         assert_eq!(cores("0,2-4,7\n"), [0, 2, 3, 4, 7]);
     }

@@ -239,7 +239,7 @@ impl Demo<'_> {
         Ok(())
     }
 
-    fn drops(&mut self, agent: &LabAgent) -> Result<()> {
+    fn drops(&self, agent: &LabAgent) -> Result<()> {
         let figures = settled(agent)?;
         let mut text = "\ndrops by reason\n".to_owned();
         for reason in DropReason::ALL {

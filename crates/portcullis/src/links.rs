@@ -155,9 +155,9 @@ pub fn wire(view: &NodeView, pods: &[PodLink], uplinks: &[InterfaceName]) -> Wir
             Some((view.index(uplink)?, PortId(id)))
         })
         .collect();
-    let routes = view.routes.iter().filter_map(|route| {
-        let port = *by_index.get(&route.index)?;
-        Some(Route { network: route.network, length: route.length, port, via: route.via })
+    let routes = view.routes.iter().map(|route| {
+        let port = by_index.get(&route.index).copied();
+        Route { network: route.network, length: route.length, port, via: route.via }
     });
     let neighbours = view
         .neighbours

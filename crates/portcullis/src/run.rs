@@ -1,5 +1,6 @@
 //! `portcullis run`: the agent, from its configuration to its end.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -57,8 +58,14 @@ struct Agent {
     changes: Changes,
     figures: Figures,
     policy: mpsc::Receiver<Event>,
-    /// Dropped, it ends the control thread.
-    control: (oneshot::Sender<()>, thread::JoinHandle<()>),
+    control: ControlThread,
+}
+
+/// The thread that keeps the policy table true to the manifests.
+struct ControlThread {
+    /// Dropped, it ends the thread.
+    stop: oneshot::Sender<()>,
+    thread: thread::JoinHandle<()>,
 }
 
 impl Agent {
@@ -98,7 +105,7 @@ impl Agent {
         let table = Publisher::new();
         let wiring = Publisher::new();
         let dataplane = Dataplane::start(&config, &pins, &table, &wiring)?;
-        let figures = Figures::new(dataplane.counters.clone(), dataplane.shared.clone(), table.reader());
+        let figures = Figures::new(dataplane.counters.clone(), Arc::clone(&dataplane.shared), table.reader());
         let rewire = Rewire::new(&config, view, wiring);
         let (control, policy) = start_control(&config, table)?;
         Ok(Self { config, instance, dataplane, rewire, links, changes, figures, policy, control })
@@ -216,12 +223,12 @@ impl Agent {
     }
 
     fn end(mut self) -> Result<()> {
-        let (stop_control, control) = self.control;
-        drop(stop_control);
+        let ControlThread { stop, thread } = self.control;
+        drop(stop);
         self.dataplane.stop();
         // Whatever the workers did last is in the figures, too.
         self.figures.write(&self.config.state_dir).context("cannot write the figures")?;
-        if control.join().is_err() {
+        if thread.join().is_err() {
             warn!("the control thread had panicked");
         }
         if self.config.on_exit == OnExit::Detach {
@@ -240,11 +247,10 @@ impl Agent {
     }
 }
 
-/// Starts the thread that keeps the policy table true to the manifests.
 fn start_control(
     config: &Config,
     table: Publisher<PolicyTable>,
-) -> Result<((oneshot::Sender<()>, thread::JoinHandle<()>), mpsc::Receiver<Event>)> {
+) -> Result<(ControlThread, mpsc::Receiver<Event>)> {
     let (control, events) = Control::new(&config.manifests, Scope::Node(config.node.clone()), table);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let (stop, stopped) = oneshot::channel::<()>();
@@ -254,5 +260,5 @@ fn start_control(
             let _ended = stopped.await;
         }));
     })?;
-    Ok(((stop, thread), events))
+    Ok((ControlThread { stop, thread }, events))
 }

@@ -42,8 +42,9 @@ pub struct Route {
     pub network: Address,
     /// The prefix length in the family's own bits: 0 to 32, or 0 to 128.
     pub length: u8,
-    /// The uplink it leaves by.
-    pub port: PortId,
+    /// The uplink it leaves by; `None` when it leads where the engine sends nothing, so that no wider route
+    /// takes its packets.
+    pub port: Option<PortId>,
     /// The gateway; `None` for a network on the link itself.
     pub via: Option<Address>,
 }
@@ -62,6 +63,8 @@ pub struct Hop {
 pub struct Wiring {
     ports: Vec<Port>,
     pods: HashMap<Address, PortId>,
+    /// Addresses that more than one pod claims.
+    contested: HashSet<Address>,
     node: HashSet<Address>,
     /// Longest prefix first.
     routes: Vec<Networks>,
@@ -73,7 +76,7 @@ pub struct Wiring {
 struct Networks {
     v4: bool,
     length: u8,
-    hops: HashMap<Address, (PortId, Option<Address>)>,
+    hops: HashMap<Address, (Option<PortId>, Option<Address>)>,
 }
 
 impl Wiring {
@@ -89,17 +92,17 @@ impl Wiring {
         neighbours: impl IntoIterator<Item = ((PortId, Address), MacAddr)>,
     ) -> Self {
         let mut pods = HashMap::new();
-        let mut twice = HashSet::new();
+        let mut contested = HashSet::new();
         for (index, port) in ports.iter().enumerate() {
             if let Role::Pod { addresses, .. } = &port.role {
                 for address in addresses {
                     if pods.insert(*address, PortId(index as u16)).is_some() {
-                        twice.insert(*address);
+                        contested.insert(*address);
                     }
                 }
             }
         }
-        pods.retain(|address, _| !twice.contains(address));
+        pods.retain(|address, _| !contested.contains(address));
 
         let mut by_length: Vec<Networks> = Vec::new();
         for route in routes {
@@ -109,13 +112,17 @@ impl Wiring {
                 by_length.push(Networks { v4, length, hops: HashMap::new() });
                 by_length.len() - 1
             });
-            // The first route to a network wins: they come in the order of their metrics.
-            by_length[at].hops.entry(masked(route.network, length)).or_insert((route.port, route.via));
+            // The first route to a network by a port wins: they come in the order of their metrics.
+            let hop = by_length[at].hops.entry(masked(route.network, length)).or_insert((None, None));
+            if hop.0.is_none() {
+                *hop = (route.port, route.via);
+            }
         }
         by_length.sort_by_key(|networks| std::cmp::Reverse(networks.length));
         Self {
             ports,
             pods,
+            contested,
             node: node.into_iter().collect(),
             routes: by_length,
             neighbours: neighbours.into_iter().collect(),
@@ -159,8 +166,10 @@ impl Wiring {
             };
         }
         // The node's own addresses are the kernel's business, and XDP passes what may go there.
-        let route = self.route(dst).filter(|_| !self.is_node(dst));
-        let (port, gateway) = route.ok_or(DropReason::NoRoute)?;
+        if self.is_node(dst) || self.contested.contains(&dst) {
+            return Err(DropReason::NoRoute);
+        }
+        let (port, gateway) = self.route(dst).ok_or(DropReason::NoRoute)?;
         let mac = self.neighbours.get(&(port, gateway)).ok_or(DropReason::NoNeighbour)?;
         Ok(Hop { port, mac: *mac })
     }
@@ -173,7 +182,7 @@ impl Wiring {
             .iter()
             .filter(|networks| networks.v4 == dst.is_v4())
             .find_map(|networks| networks.hops.get(&masked(dst, networks.length)))
-            .map(|(port, via)| (*port, via.unwrap_or(dst)))
+            .and_then(|(port, via)| Some(((*port)?, via.unwrap_or(dst))))
     }
 }
 
@@ -212,7 +221,7 @@ mod tests {
     #[test]
     fn pods_by_exact_address_and_the_rest_by_longest_prefix() {
         let up = PortId(2);
-        let to = |network, length, via| Route { network, length, port: up, via };
+        let to = |network, length, via| Route { network, length, port: Some(up), via };
         let wiring = Wiring::new(
             vec![pod("a", Some(POD_MAC), &[v4(10, 0, 0, 1)]), pod("b", None, &[v4(10, 0, 0, 2)]), uplink()],
             [v4(192, 0, 2, 1)],
@@ -220,6 +229,7 @@ mod tests {
                 to(v4(0, 0, 0, 0), 0, Some(v4(192, 0, 2, 254))),
                 to(v4(192, 0, 2, 0), 24, None),
                 to(v4(10, 9, 0, 0), 16, Some(v4(192, 0, 2, 7))),
+                Route { network: v4(172, 17, 0, 0), length: 16, port: None, via: None },
             ],
             [((up, v4(192, 0, 2, 254)), GATEWAY_MAC)],
         );
@@ -230,12 +240,14 @@ mod tests {
         assert_eq!(wiring.route(v4(10, 9, 1, 1)), Some((up, v4(192, 0, 2, 7))));
         assert_eq!(wiring.route(v4(192, 0, 2, 33)), Some((up, v4(192, 0, 2, 33))));
         assert_eq!(wiring.next_hop(v6("2001:db8::1")), Err(DropReason::NoRoute));
+        assert_eq!(wiring.next_hop(v4(172, 17, 0, 5)), Err(DropReason::NoRoute), "not by the default route");
         assert!(wiring.is_node(v4(192, 0, 2, 1)) && !wiring.is_node(v4(10, 0, 0, 1)));
     }
 
     #[test]
     fn the_default_route_of_one_family_is_not_the_others() {
-        let routes = [Route { network: v6("::"), length: 0, port: PortId(0), via: Some(v6("fe80::1")) }];
+        let routes =
+            [Route { network: v6("::"), length: 0, port: Some(PortId(0)), via: Some(v6("fe80::1")) }];
         let wiring = Wiring::new(vec![uplink()], [], routes, [((PortId(0), v6("fe80::1")), GATEWAY_MAC)]);
         assert_eq!(wiring.next_hop(v4(198, 51, 100, 1)), Err(DropReason::NoRoute));
         assert_eq!(wiring.next_hop(v6("2001:db8::1")), Ok(Hop { port: PortId(0), mac: GATEWAY_MAC }));
@@ -245,7 +257,9 @@ mod tests {
     fn an_address_that_two_ports_claim_belongs_to_neither() {
         let shared = v4(10, 0, 0, 1);
         let ports = vec![pod("a", Some(POD_MAC), &[shared]), pod("b", Some(POD_MAC), &[shared])];
-        let wiring = Wiring::new(ports, [], [], []);
+        let everywhere = Route { network: v4(0, 0, 0, 0), length: 0, port: Some(PortId(2)), via: None };
+        let wiring = Wiring::new(ports, [], [everywhere], [((PortId(2), shared), GATEWAY_MAC)]);
         assert_eq!(wiring.pod_port(shared), None);
+        assert_eq!(wiring.next_hop(shared), Err(DropReason::NoRoute), "nor does it leave the node");
     }
 }

@@ -156,7 +156,7 @@ fn a_neighbour_beyond_the_uplink_is_asked_for() {
         [engine::wiring::Route {
             network: address("198.51.100.0"),
             length: 24,
-            port: PortId(UPLINK as u16),
+            port: Some(PortId(UPLINK as u16)),
             via: None,
         }],
         [],

@@ -70,7 +70,7 @@ pub(crate) fn wiring_with_macs(known: [bool; 3]) -> Wiring {
     Wiring::new(
         vec![pod(0, A, A6), pod(1, B, B6), pod(2, C, "fd00::3"), up],
         [address(NODE)],
-        [Route { network, length: 0, port, via: Some(gateway) }],
+        [Route { network, length: 0, port: Some(port), via: Some(gateway) }],
         [((port, gateway), GATEWAY)],
     )
 }
