@@ -93,7 +93,7 @@ impl Port {
     }
 }
 
-fn pod_entry() -> PortEntry {
+const fn pod_entry() -> PortEntry {
     PortEntry { base: BASE, queues: 1, mac: Some(MacAddr(POD)), fallback: Fallback::Drop }
 }
 

@@ -46,7 +46,8 @@ struct Anchor {
 impl Anchor {
     /// Whether its interface still exists, under whatever name.
     fn lives(self) -> bool {
-        if_indextoname(self.ifindex).is_ok()
+        // nix answers with an empty name, not an error, for an index that nobody has.
+        if_indextoname(self.ifindex).is_ok_and(|name| !name.is_empty())
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::bpf;
 use nix::ifaddrs::getifaddrs;
 use nix::mount::{MntFlags, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -63,7 +64,7 @@ pub struct Pins {
 impl Pins {
     pub fn new() -> Self {
         let state = tempfile::Builder::new().prefix("portcullis-test-").tempdir().unwrap();
-        let dir = crate::bpf::mount_if_missing(state.path()).unwrap();
+        let dir = bpf::mount_if_missing(state.path()).unwrap();
         Self { state, dir }
     }
 
@@ -78,7 +79,7 @@ impl Pins {
 
 impl Drop for Pins {
     fn drop(&mut self) {
-        drop(crate::bpf::pins::remove(&self.dir, &[]));
+        drop(bpf::pins::remove(&self.dir, &[]));
         if self.dir.starts_with(self.state.path()) {
             umount2(&self.dir, MntFlags::MNT_DETACH).ok();
         } else {
