@@ -1,9 +1,11 @@
 //! What can go wrong while building or using a lab.
 
 use std::io;
+use std::net::SocketAddr;
 
 use nix::errno::Errno;
 
+use crate::probe::Outcome;
 use crate::topology::Place;
 
 /// Why the lab could not do what it was asked to.
@@ -46,6 +48,16 @@ pub enum Error {
     /// The topology has no such place, or the place has no such address.
     #[error("{0} is not in this lab, or has no address of that family")]
     NoSuchPlace(Place),
+    /// A connection that a test needs could not be opened.
+    #[error("connecting from {from} to {to}: {outcome}")]
+    NoConnection {
+        /// Who wanted it.
+        from: Place,
+        /// To whom.
+        to: SocketAddr,
+        /// What came of it.
+        outcome: Outcome,
+    },
 }
 
 impl Error {
