@@ -1,0 +1,248 @@
+//! The agent when it is killed, ended, started twice or wrongly. Every leak test first sees the denied packets
+//! arrive without enforcement.
+
+mod scene;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use lab::{Connection, Family, Outcome, Place, Transport};
+use nix::sys::signal::Signal;
+use scene::*;
+
+/// A denied stream that is seen to arrive while nobody enforces, and from now on counts.
+fn denied_stream(scene: &Scene) -> lab::Stream {
+    let stream = scene.stream(&pod("z/b"), &pod("y/a"), 80, Transport::Udp, 1000);
+    eventually("denied packets arrive without enforcement", Duration::from_secs(5), || {
+        stream.report().delivered > 100
+    });
+    drop(stream);
+    scene.stream(&pod("z/b"), &pod("y/a"), 81, Transport::Udp, 1000)
+}
+
+#[test]
+fn killed_it_lets_nothing_denied_through_and_serves_again_within_2_s() {
+    let scene = Scene::new("");
+    let denied = denied_stream(&scene);
+    let agent = scene.agent();
+    // What arrived before the agent was ready counts for nothing.
+    std::thread::sleep(Duration::from_millis(50));
+    let before = denied.report();
+    assert!(before.delivered > 0, "the stream runs");
+    let allowed = scene.stream(&pod("x/b"), &pod("y/a"), 80, Transport::Udp, 1000);
+    eventually("allowed packets arrive", Duration::from_secs(5), || allowed.report().delivered > 100);
+    let link = scene.node("bpftool -j net list").stdout;
+
+    agent.kill().expect("killed");
+    std::thread::sleep(Duration::from_millis(500));
+    let at_rest = allowed.report().delivered;
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(allowed.report().delivered, at_rest, "closed: the allowed stream stops, too");
+
+    let start = Instant::now();
+    let agent = scene.agent();
+    eventually("allowed packets arrive again", Duration::from_secs(2), || {
+        allowed.report().delivered > at_rest + 100
+    });
+    println!("back {:?} after the new start", start.elapsed());
+    assert!(agent.log().contains("did not shut down cleanly"), "{}", agent.log());
+    let after = denied.stop();
+    assert_eq!(after.delivered, before.delivered, "denied packets got through: {after:?}");
+    assert!(after.sent > before.sent + 1000, "and they were sent all the time");
+    assert_eq!(
+        programs(&link),
+        programs(&scene.node("bpftool -j net list").stdout),
+        "no port lost its program"
+    );
+    assert!(allowed.stop().delivered > 200);
+}
+
+/// How many XDP programs are attached, from bpftool's list.
+fn programs(list: &[u8]) -> usize {
+    String::from_utf8_lossy(list).matches("\"devname\"").count()
+}
+
+#[test]
+fn tcp_connections_survive_a_restart() {
+    let scene = Scene::new("");
+    let _servers = scene.servers();
+    let agent = scene.agent();
+    let address = scene.address(&pod("y/a"), Family::V4);
+    let mut connection =
+        Connection::open(&scene.lab, &pod("x/b"), address, 80, TIMEOUT).expect("a connection");
+    assert!(matches!(connection.exchange(TIMEOUT), Outcome::Reached(_)));
+    agent.kill().expect("killed");
+    let _agent = scene.agent();
+    eventually("the connection goes on", Duration::from_secs(4), || {
+        matches!(connection.exchange(Duration::from_millis(500)), Outcome::Reached(_))
+    });
+}
+
+#[test]
+fn sigterm_ends_it_within_a_second_and_keeps_enforcement() {
+    let scene = Scene::new("");
+    let denied = denied_stream(&scene);
+    let agent = scene.agent();
+    std::thread::sleep(Duration::from_millis(50));
+    let before = denied.report().delivered;
+    let (status, took) = agent.terminate().expect("an end");
+    assert!(status.success(), "{status}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(denied.report().delivered, before, "the pinned programs drop");
+
+    let agent = scene.agent();
+    let log = agent.log();
+    assert!(!log.contains("did not shut down cleanly"), "{log}");
+    assert_eq!(denied.stop().delivered, before);
+}
+
+#[test]
+fn on_exit_detach_gives_the_ports_back() {
+    let scene = Scene::new("on_exit: detach\n");
+    let _servers = scene.servers();
+    let agent = scene.agent();
+    assert!(!scene.reaches(&pod("z/b"), &pod("y/a"), 80, Transport::Udp));
+    let (status, _) = agent.terminate().expect("an end");
+    assert!(status.success(), "{status}");
+    assert!(scene.reaches(&pod("z/b"), &pod("y/a"), 80, Transport::Udp), "nobody enforces any more");
+    assert_eq!(programs(&scene.node("bpftool -j net list").stdout), 0);
+}
+
+#[test]
+fn cleanup_gives_the_machine_back_after_a_kill() {
+    let scene = Scene::new("");
+    let _servers = scene.servers();
+    let agent = scene.agent();
+    let state = scene.home.state_dir();
+    let refused = scene.portcullis(&["cleanup", "--state-dir", state.to_str().expect("a path")]);
+    assert_eq!(refused.status.code(), Some(3), "not while an agent runs: {}", text(&refused));
+    assert!(text(&refused).contains("--force"), "{}", text(&refused));
+    agent.kill().expect("killed");
+    assert!(!scene.reaches(&pod("z/b"), &pod("y/a"), 80, Transport::Udp), "closed");
+
+    let output = scene.portcullis(&["cleanup", "--state-dir", state.to_str().expect("a path")]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(scene.reaches(&pod("z/b"), &pod("y/a"), 80, Transport::Udp), "open again");
+    assert_eq!(programs(&scene.node("bpftool -j net list").stdout), 0);
+    assert!(!text(&scene.node("nft list tables")).contains("portcullis"));
+    let mounted =
+        lines("/proc/mounts").into_iter().any(|line| line.contains(state.to_str().expect("a path")));
+    assert!(!mounted, "the bpffs is unmounted");
+    let output = scene.portcullis(&["cleanup", "--state-dir", state.to_str().expect("a path")]);
+    assert!(output.status.success() && text(&output).contains("nothing"), "{}", text(&output));
+}
+
+#[test]
+fn starts_that_cannot_work_say_what_to_do() {
+    let scene = Scene::new("");
+    let config = fs::read_to_string(scene.home.config()).expect("a configuration");
+    let attempt = |name: &str, text: String| {
+        let path = scene.path(name);
+        fs::write(&path, text).expect("a written file");
+        let output = scene.portcullis(&["run", "--config", path.to_str().expect("a path")]);
+        (output.status.code(), self::text(&output))
+    };
+
+    let (code, said) = attempt("typo.yaml", config.replace("uplinks", "uplink"));
+    assert!(code == Some(2) && said.contains("typo.yaml:") && said.contains("uplink"), "{code:?} {said}");
+    let (code, said) = attempt("empty.yaml", String::new());
+    assert!(code == Some(2) && said.contains("ports"), "{code:?} {said}");
+    let output = scene.portcullis(&["run", "--config", "/nonexistent/config.yaml"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    let output = scene.portcullis(&["run"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+
+    let first = &scene.lab.pods()[0].interface;
+    let (code, said) = attempt("missing.yaml", config.replace(first, "nowhere0"));
+    assert!(code == Some(3) && said.contains("nowhere0"), "{code:?} {said}");
+
+    let bare = "setpriv --bounding-set -all --inh-caps -all --";
+    let output = scene.node(&format!("{bare} {BINARY} run --config {}", scene.home.config().display()));
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    assert!(
+        text(&output).contains("CAP_NET_ADMIN") && text(&output).contains("CAP_BPF"),
+        "{}",
+        text(&output)
+    );
+
+    // A driver without native XDP, and an interface that another program has.
+    let uplink = scene.lab.uplink();
+    assert!(scene.node("ip link set lo up").status.success());
+    let (code, said) = attempt("lo.yaml", config.replace(uplink, "lo"));
+    assert!(code == Some(3) && said.contains("lo"), "{code:?} {said}");
+}
+
+#[test]
+fn a_second_agent_is_refused_by_name_and_the_first_goes_on() {
+    let scene = Scene::new("");
+    let _servers = scene.servers();
+    let _agent = scene.agent();
+    let config = scene.home.config();
+    let second = scene.portcullis(&["run", "--config", config.to_str().expect("a path")]);
+    assert_eq!(second.status.code(), Some(3), "{}", text(&second));
+    assert!(text(&second).contains("another portcullis (pid "), "{}", text(&second));
+
+    // Nor with a state directory of its own, on the same interfaces.
+    let state = scene.path("other-state");
+    let original = fs::read_to_string(&config).expect("a configuration");
+    let other =
+        original.replace(scene.home.state_dir().to_str().expect("a path"), state.to_str().expect("a path"));
+    assert_ne!(other, original);
+    let path = scene.path("other.yaml");
+    fs::write(&path, other).expect("a written file");
+    let third = scene.portcullis(&["run", "--config", path.to_str().expect("a path")]);
+    assert_eq!(third.status.code(), Some(3), "{}", text(&third));
+    assert!(text(&third).contains("pid "), "{}", text(&third));
+
+    assert!(scene.reaches(&pod("x/b"), &pod("y/a"), 80, Transport::Tcp));
+    assert!(!scene.reaches(&pod("z/b"), &pod("y/a"), 80, Transport::Tcp));
+}
+
+#[test]
+fn an_interface_that_another_program_has_is_refused_and_left_alone() {
+    let scene = Scene::new("");
+    let _servers = scene.servers();
+    let interface = &scene.lab.pods()[0].interface;
+    // Any program of another tool: two instructions that pass everything.
+    let object = scene.path("other.o");
+    let source = "int f(void *c) { return 2; }";
+    let compile = format!(
+        "echo '{source}' | clang -O2 -target bpf -x c - -c -o {0} && \
+         ip link set dev {interface} xdp obj {0} sec .text",
+        object.display()
+    );
+    let output = scene.node(&compile);
+    assert!(output.status.success(), "{}", text(&output));
+    let config = scene.home.config();
+    let output = scene.portcullis(&["run", "--config", config.to_str().expect("a path")]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    let said = text(&output);
+    assert!(said.contains(interface) && said.contains("another XDP program"), "{said}");
+    assert!(said.contains(&format!("ip link set dev {interface} xdp off")), "{said}");
+    assert!(text(&scene.node(&format!("ip link show {interface}"))).contains("xdp"), "it is still there");
+}
+
+#[test]
+fn the_kernel_does_not_forward_around_the_agent() {
+    let scene = Scene::new("");
+    let _servers = scene.servers();
+    let outside = Place::outside(&scene.lab.topology().outside[0].name);
+    assert!(scene.reaches(&outside, &pod("y/a"), 80, Transport::Udp), "the kernel would forward");
+    let mut agent = scene.agent();
+    // The programs of the uplink gone, packets from outside reach the kernel's forwarding.
+    agent.signal(Signal::SIGSTOP).expect("a signal");
+    let pins = scene.node(&format!(
+        "find {} /sys/fs/bpf -name '*{}*'",
+        scene.home.state_dir().display(),
+        scene.lab.uplink()
+    ));
+    let pin = text(&pins).lines().next().expect("a pin of the uplink").to_owned();
+    fs::remove_file(pin).expect("an unpinned link");
+    agent.signal(Signal::SIGKILL).expect("a signal");
+    agent.wait().expect("an end");
+    eventually("the uplink's program is gone", Duration::from_secs(2), || {
+        programs(&scene.node("bpftool -j net list").stdout) == scene.lab.pods().len()
+    });
+    assert!(!scene.reaches(&outside, &pod("x/a"), 80, Transport::Udp), "the interlock holds");
+}

@@ -1,0 +1,163 @@
+//! A lab of nine pods and an agent in its node, for tests on real packets. Needs root.
+
+#![allow(dead_code, reason = "each test file uses its own part of the scene")]
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use lab::{Family, Lab, Outcome, Place, Servers, Stream, StreamPlan, Topology, Transport, probe};
+use portcullis::lab_agent::{AgentHome, LabAgent};
+use tempfile::TempDir;
+
+/// Longer than any answer takes, and short for what never comes.
+pub(crate) const TIMEOUT: Duration = Duration::from_millis(700);
+
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
+
+/// y/a accepts TCP and UDP on port 80 from namespace x, and nothing else.
+pub(crate) const Y_A_FROM_X: &str = r#"
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: a-from-x, namespace: "y"}
+spec:
+  podSelector: {matchLabels: {pod: a}}
+  policyTypes: [Ingress]
+  ingress:
+  - from: [{namespaceSelector: {matchLabels: {ns: x}}}]
+    ports: [{port: 80}, {port: 80, protocol: UDP}]
+"#;
+
+/// The same, but only from namespace z.
+pub(crate) const Y_A_FROM_Z: &str = r#"
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: a-from-x, namespace: "y"}
+spec:
+  podSelector: {matchLabels: {pod: a}}
+  policyTypes: [Ingress]
+  ingress:
+  - from: [{namespaceSelector: {matchLabels: {ns: z}}}]
+    ports: [{port: 80}, {port: 80, protocol: UDP}]
+"#;
+
+/// One lab at a time: two agents and their load on two cores would measure each other.
+static TURN: Mutex<()> = Mutex::new(());
+
+pub(crate) struct Scene {
+    pub(crate) lab: Lab,
+    pub(crate) home: AgentHome,
+    folder: TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Scene {
+    /// Nine pods, the policy [`Y_A_FROM_X`], and further settings of the agent.
+    pub(crate) fn new(settings: &str) -> Self {
+        let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let topology = Topology::nine(Lab::unique());
+        let lab = Lab::up(&topology).expect("the lab comes up (needs root)");
+        let folder = TempDir::new().expect("a folder");
+        let home = AgentHome::new(folder.path(), BINARY.as_ref(), &lab, false, settings).expect("a home");
+        home.apply("cluster.yaml", &topology.manifests()).expect("a manifest");
+        home.apply("policy.yaml", Y_A_FROM_X).expect("a manifest");
+        Self { lab, home, folder, _turn: turn }
+    }
+
+    /// An agent that is ready.
+    pub(crate) fn agent(&self) -> LabAgent {
+        let mut agent = self.home.start(&self.lab).expect("an agent");
+        agent.wait_until_ready().expect("ready");
+        agent
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Servers of all pods and hosts on ports 80 and 81.
+    pub(crate) fn servers(&self) -> Servers {
+        Servers::start(&self.lab, &[80, 81]).expect("servers")
+    }
+
+    pub(crate) fn address(&self, place: &Place, family: Family) -> IpAddr {
+        self.lab.address(place, family).expect("an address")
+    }
+
+    /// Whether a new connection reaches whom it is for.
+    pub(crate) fn reaches(&self, from: &Place, to: &Place, port: u16, transport: Transport) -> bool {
+        let address = self.address(to, Family::V4);
+        let outcome = probe(&self.lab, from, address, port, transport, TIMEOUT).expect("a probe");
+        matches!(outcome, Outcome::Reached(who) if who == to.to_string())
+    }
+
+    /// A UDP stream over IPv4 that ends by itself after a minute.
+    pub(crate) fn stream(
+        &self,
+        from: &Place,
+        to: &Place,
+        port: u16,
+        transport: Transport,
+        rate: u32,
+    ) -> Stream {
+        let (from, to) = (from.clone(), to.clone());
+        let limit = u64::from(rate) * 60;
+        let plan = StreamPlan { from, to, family: Family::V4, port, transport, rate, limit };
+        Stream::start(&self.lab, &plan).expect("a stream")
+    }
+
+    /// `portcullis ARGS` in the node.
+    pub(crate) fn portcullis(&self, args: &[&str]) -> Output {
+        self.lab.node().command(BINARY).args(args).output().expect("portcullis runs")
+    }
+
+    /// A command line in the node.
+    pub(crate) fn node(&self, line: &str) -> Output {
+        self.lab.node().command("sh").args(["-c", line]).output().expect("sh runs")
+    }
+
+    fn cleanup(&self) -> Output {
+        let state = self.home.state_dir();
+        self.portcullis(&["cleanup", "--force", "--state-dir", state.to_str().expect("a plain path")])
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let output = self.cleanup();
+        if !output.status.success() && !std::thread::panicking() {
+            panic!("cleanup fails: {}", text(&output));
+        }
+    }
+}
+
+pub(crate) fn pod(name: &str) -> Place {
+    let (namespace, name) = name.split_once('/').expect("namespace/name");
+    Place::pod(namespace, name)
+}
+
+pub(crate) fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Waits until something holds.
+pub(crate) fn eventually(what: &str, patience: Duration, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < patience, "{what}: not within {patience:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Runs a command of the machine.
+pub(crate) fn sh(line: &str) -> Output {
+    Command::new("sh").args(["-c", line]).output().expect("sh runs")
+}
+
+/// The lines of a file, none of a missing one.
+pub(crate) fn lines(path: &str) -> Vec<String> {
+    fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+}
