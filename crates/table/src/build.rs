@@ -121,3 +121,58 @@ fn unchanged(table: &PolicyTable, pod: &LocalPod) -> Option<Epoch> {
 fn number(index: usize) -> u32 {
     u32::try_from(index).expect("fewer than 2^32 policies and rules")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: Address = Address::v4([10, 0, 0, 1]);
+    const TWO: Address = Address::v4([10, 0, 0, 2]);
+
+    fn with(pods: &[(&str, Address, Row)], previous: Option<&PolicyTable>) -> PolicyTable {
+        let mut builder = TableBuilder::new();
+        for (name, address, row) in pods {
+            let row = match row {
+                Row::Open => Row::Open,
+                Row::Isolated { .. } => closed(),
+            };
+            let (name, node) = (Name::new("x", *name), Arc::from([]));
+            builder.pod(name, "", vec![*address], node, Arc::new(Row::Open), Arc::new(row));
+        }
+        builder.build(previous)
+    }
+
+    const fn closed() -> Row {
+        Row::Isolated { policies: Vec::new(), rules: Vec::new() }
+    }
+
+    #[test]
+    fn a_wrap_around_skips_the_epochs_in_use() {
+        let first = with(&[("still", ONE, Row::Open), ("busy", TWO, Row::Open)], None);
+        // Two to the thirty-second tables later, `still` has never changed.
+        let mut old = with(&[("still", ONE, Row::Open), ("busy", TWO, closed())], Some(&first));
+        assert_eq!(old.epoch_of(ONE), Some(Epoch::FIRST));
+        old.newest = Epoch::from_number(u32::MAX).unwrap();
+        let new = with(&[("still", ONE, Row::Open), ("busy", TWO, Row::Open)], Some(&old));
+        // 1 is held by `still`, 2 by `busy` until now.
+        assert_eq!(new.epoch_of(ONE), Some(Epoch::FIRST));
+        assert_eq!(new.epoch_of(TWO), Epoch::from_number(3));
+    }
+
+    #[test]
+    fn an_epoch_that_nobody_took_is_not_spent() {
+        let first = with(&[("a", ONE, Row::Open)], None);
+        let same = with(&[("a", ONE, Row::Open)], Some(&first));
+        let gone = with(&[], Some(&same));
+        let back = with(&[("a", ONE, Row::Open)], Some(&gone));
+        assert_eq!(same.epoch_of(ONE), Some(Epoch::FIRST));
+        assert_eq!(gone.epoch_of(ONE), None);
+        assert_eq!(back.epoch_of(ONE), Epoch::from_number(2));
+    }
+
+    #[test]
+    #[should_panic(expected = "two pods own one address")]
+    fn an_address_has_one_owner() {
+        drop(with(&[("a", ONE, Row::Open), ("b", ONE, Row::Open)], None));
+    }
+}

@@ -220,3 +220,71 @@ impl Explanation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Peers, Piece, PortRange, Ports, RowRule, TableBuilder};
+    use flow::{Direction, Protocol};
+
+    const CLIENT: Address = Address::v4([10, 0, 0, 1]);
+    const WEB: Address = Address::v4([10, 0, 0, 2]);
+    const NODE: Address = Address::v4([192, 168, 0, 1]);
+
+    /// `web` takes TCP 80 from `client`, which is on another node.
+    fn table() -> PolicyTable {
+        let mut builder = TableBuilder::new();
+        let policy = builder.policy(Name::new("shop", "web"), "shop.yaml:1");
+        let id = builder.rule(policy, Direction::Ingress, 0, "shop.yaml:9");
+        let ports = Ports::OneOf(vec![PortRange { protocol: Protocol::TCP, first: 80, last: 80 }]);
+        let peers = Peers::OneOf { addresses: vec![CLIENT], blocks: Vec::new() };
+        let rules = vec![RowRule { id, pieces: Arc::from([Piece { peers, ports }]) }];
+        let ingress = Row::Isolated { policies: vec![policy], rules };
+        let name = Name::new("shop", "web-1");
+        builder.pod(name, "", vec![WEB], Arc::from([NODE]), Arc::new(Row::Open), Arc::new(ingress));
+        builder.node([NODE]);
+        builder.build(None)
+    }
+
+    fn key(src: Address, dst: Address, port: u16) -> FlowKey {
+        FlowKey::new(Protocol::TCP, (src, 4242), (dst, port))
+    }
+
+    #[test]
+    fn a_burst_gets_its_verdicts_in_order() {
+        let keys = [key(CLIENT, WEB, 80), key(CLIENT, WEB, 81), key(WEB, CLIENT, 80), key(NODE, WEB, 81)];
+        let mut verdicts = [Verdict::Deny; 4];
+        table().classify(&keys, &mut verdicts);
+        assert_eq!(verdicts, [Verdict::Allow, Verdict::Deny, Verdict::Allow, Verdict::Allow]);
+    }
+
+    #[test]
+    #[should_panic(expected = "one verdict for each key")]
+    fn lengths_that_differ_panic() {
+        table().classify(&[key(CLIENT, WEB, 80)], &mut []);
+    }
+
+    #[test]
+    fn an_explanation_has_names() {
+        let table = table();
+        let why = table.why(&key(CLIENT, WEB, 80));
+        let Side::AllowedBy(rule) = why.ingress else { panic!("{why:?}") };
+        assert_eq!(why.egress, Side::Open, "the client is not of this table");
+        assert_eq!(table.describe(rule).to_string(), "shop/web ingress[0] (shop.yaml:9)");
+        let why = table.why(&key(CLIENT, WEB, 81));
+        assert_eq!(why.ingress, Side::Isolated(vec![table.rule(rule).policy]));
+        assert_eq!(why.verdict(), Verdict::Deny);
+        assert_eq!(table.why(&key(NODE, WEB, 81)).ingress, Side::Exempt);
+        assert_eq!(table.why(&key(WEB, WEB, 81)).ingress, Side::Exempt);
+    }
+
+    #[test]
+    fn only_local_pods_have_epochs() {
+        let table = table();
+        assert_eq!(table.epoch_of(WEB), Some(Epoch::FIRST));
+        assert_eq!(table.epoch_of(CLIENT), None);
+        assert_eq!(table.local_pods().map(|pod| pod.addresses()).collect::<Vec<_>>(), [[WEB]]);
+        assert_eq!(table.node_addresses(), [NODE]);
+        assert_eq!(table.sizes(), Sizes { policies: 1, rules: 1, pods: 1 });
+    }
+}

@@ -1,0 +1,153 @@
+//! Which pods keep their epoch from one table to the next.
+
+use flow::FlowKey;
+use policy::model::{Cluster, Phase};
+use portcullis_compiler::{Scope, compile};
+use table::PolicyTable;
+use testkit::cluster::{ClusterBuilder, address, cluster, connection, pods, policy, rule};
+
+/// Two web pods and a client, all on one node.
+fn shop() -> ClusterBuilder {
+    cluster()
+        .node("node", "192.168.0.1")
+        .pod("shop/client", "10.0.1.1", "app=client")
+        .pod("shop/web-1", "10.0.1.2", "app=web")
+        .named("http", "TCP/8080")
+        .pod("shop/web-2", "10.0.1.3", "app=web")
+        .named("http", "TCP/8080")
+}
+
+/// Clients may use the port that web pods call `http`, as both sides see it.
+fn guarded() -> ClusterBuilder {
+    shop()
+        .policy(
+            policy("shop/web").subjects("app=web").ingress([rule().with(pods("app=client")).on("TCP/http")]),
+        )
+        .policy(
+            policy("shop/client")
+                .subjects("app=client")
+                .egress([rule().with(pods("app=web")).on("TCP/http")]),
+        )
+}
+
+fn first(cluster: &Cluster) -> PolicyTable {
+    compile(cluster, &Scope::AllPods, None)
+}
+
+fn next(cluster: &Cluster, previous: &PolicyTable) -> PolicyTable {
+    compile(cluster, &Scope::AllPods, Some(previous))
+}
+
+/// The pods of `new` that have another epoch than in `old`, or that were not there.
+fn changed(old: &PolicyTable, new: &PolicyTable) -> Vec<String> {
+    let same = |pod: &table::LocalPod| {
+        old.local_pods().any(|other| other.name() == pod.name() && other.epoch() == pod.epoch())
+    };
+    new.local_pods().filter(|pod| !same(pod)).map(|pod| pod.name().to_string()).collect()
+}
+
+#[test]
+fn an_unchanged_cluster_keeps_every_epoch() {
+    let old = first(&guarded().build());
+    let new = next(&guarded().build(), &old);
+    assert_eq!(changed(&old, &new), [""; 0]);
+    assert_eq!((old.generation(), new.generation()), (1, 2));
+}
+
+#[test]
+fn a_new_policy_changes_those_it_isolates() {
+    let old = first(&shop().build());
+    let new = next(&shop().policy(policy("shop/web").subjects("app=web").ingress([])).build(), &old);
+    assert_eq!(changed(&old, &new), ["shop/web-1", "shop/web-2"]);
+    // Isolated in the other direction too: the row for ingress alone would not tell.
+    let newer = shop().policy(policy("shop/web").subjects("app=web").ingress([]).egress([])).build();
+    assert_eq!(changed(&new, &next(&newer, &new)), ["shop/web-1", "shop/web-2"]);
+}
+
+#[test]
+fn another_name_for_the_same_rules_changes_nobody() {
+    let old =
+        first(&shop().policy(policy("shop/web").subjects("app=web").ingress([rule().on("TCP/80")])).build());
+    let renamed = shop()
+        .policy(policy("shop/a-first-one").subjects("app=nobody").ingress([rule()]))
+        .policy(policy("shop/www").subjects("app=web").ingress([rule().on("TCP/80")]))
+        .build();
+    let new = next(&renamed, &old);
+    assert_eq!(changed(&old, &new), [""; 0]);
+    // The names are the new ones all the same.
+    let opened = connection("10.0.1.1 -> 10.0.1.2 TCP/80");
+    let why = new.why(&FlowKey::new(opened.protocol, (opened.src, 1), (opened.dst, opened.port)));
+    let table::Side::AllowedBy(id) = why.ingress else { panic!("{why:?}") };
+    assert_eq!(new.describe(id).to_string(), "shop/www ingress[0] (test.yaml:2)");
+}
+
+#[test]
+fn a_peer_changes_those_whose_rules_reach_it() {
+    let old = first(&guarded().build());
+    // Its label makes the pod a peer of the web pods, and a subject of the client's policy.
+    let one_more = guarded().pod("shop/second", "10.0.1.4", "app=client").build();
+    assert_eq!(changed(&old, &next(&one_more, &old)), ["shop/second", "shop/web-1", "shop/web-2"]);
+    // A bystander is nobody's peer.
+    let bystander = guarded().pod("shop/other", "10.0.1.4", "app=other").build();
+    assert_eq!(changed(&old, &next(&bystander, &old)), ["shop/other"]);
+}
+
+#[test]
+fn another_number_for_a_port_name_changes_both_sides() {
+    let old = first(&guarded().build());
+    let mut moved = guarded().build();
+    moved.pods[2].ports[0].number = 9090;
+    assert_eq!(changed(&old, &next(&moved, &old)), ["shop/client", "shop/web-2"]);
+}
+
+#[test]
+fn another_address_of_the_node_changes_its_pods() {
+    let old = first(&shop().pod("shop/far", "10.0.2.1", "").on("far").build());
+    let moved = shop().node("node", "192.168.0.9").pod("shop/far", "10.0.2.1", "").on("far").build();
+    assert_eq!(changed(&old, &next(&moved, &old)), ["shop/client", "shop/web-1", "shop/web-2"]);
+}
+
+#[test]
+fn another_pod_under_the_same_name_or_address_gets_a_new_epoch() {
+    let old = first(&shop().pod("shop/job", "10.0.1.9", "").uid("1").build());
+    let recreated = shop().pod("shop/job", "10.0.1.9", "").uid("2").build();
+    assert_eq!(changed(&old, &next(&recreated, &old)), ["shop/job"]);
+    let moved = shop().pod("shop/job", "10.0.1.8", "").uid("1").build();
+    assert_eq!(changed(&old, &next(&moved, &old)), ["shop/job"]);
+    // The old pod has ended, and its address went to a new one.
+    let taken = shop()
+        .pod("shop/job", "10.0.1.9", "")
+        .uid("1")
+        .phase(Phase::Ended)
+        .pod("shop/heir", "10.0.1.9", "")
+        .build();
+    assert_eq!(changed(&old, &next(&taken, &old)), ["shop/heir"]);
+}
+
+#[test]
+fn a_pod_that_returns_gets_an_epoch_that_it_never_had() {
+    let job = address("10.0.1.9");
+    let with_job = shop().pod("shop/job", "10.0.1.9", "").build();
+    let first = first(&with_job);
+    let gone = next(&shop().build(), &first);
+    assert_eq!(gone.epoch_of(job), None);
+    assert_eq!(changed(&first, &gone), [""; 0]);
+    let back = next(&with_job, &gone);
+    assert_eq!(changed(&gone, &back), ["shop/job"]);
+    assert_ne!(back.epoch_of(job), first.epoch_of(job));
+    let gone = next(&shop().build(), &back);
+    let again = next(&with_job, &gone);
+    assert_ne!(again.epoch_of(job), back.epoch_of(job));
+    assert_ne!(again.epoch_of(job), first.epoch_of(job));
+}
+
+#[test]
+fn one_node_knows_its_pods_and_addresses_only() {
+    let cluster = shop().node("far", "192.168.0.2").pod("shop/far", "10.0.2.1", "").on("far").build();
+    let table = compile(&cluster, &Scope::Node("far".into()), None);
+    let names: Vec<_> = table.local_pods().map(|pod| pod.name().to_string()).collect();
+    assert_eq!(names, ["shop/far"]);
+    assert_eq!(table.node_addresses(), [address("192.168.0.2")]);
+    assert_eq!(table.epoch_of(address("10.0.1.1")), None);
+    assert!(compile(&cluster, &Scope::AllPods, None).node_addresses().is_empty());
+}
