@@ -1,0 +1,99 @@
+//! The objects of all files as one cluster.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use manifest::{Diagnostic, Item, Object};
+use policy::model::{Cluster, Origin};
+
+use crate::files::{self, Source};
+
+/// Reads files, and folders as [`Control`](crate::Control) would, into one cluster. Warnings are left out.
+///
+/// # Errors
+///
+/// Everything that is wrong with any of them.
+pub fn load(paths: &[PathBuf]) -> Result<Cluster, Vec<Diagnostic>> {
+    let mut sources = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            sources.extend(files::read_folder(path)?.0);
+        } else {
+            sources.extend(files::read_all(std::iter::once(path.as_path()))?);
+        }
+    }
+    let (mut items, mut errors) = (Vec::new(), Vec::new());
+    for Source { name, bytes } in &sources {
+        match manifest::parse_bytes(name, bytes) {
+            Ok(parsed) => items.extend(parsed.objects),
+            Err(found) => errors.extend(found),
+        }
+    }
+    if errors.is_empty() { cluster(items.iter()) } else { Err(errors) }
+}
+
+/// One cluster of all objects.
+///
+/// # Errors
+///
+/// Names the places of objects that are there twice: which of them is meant, nobody could say.
+pub(crate) fn cluster<'i>(items: impl Iterator<Item = &'i Item>) -> Result<Cluster, Vec<Diagnostic>> {
+    let mut cluster = Cluster::default();
+    let mut seen: HashMap<(&'static str, String), &Origin> = HashMap::new();
+    let mut errors = Vec::new();
+    for Item { object, origin } in items {
+        match seen.entry((object.kind(), object.name())) {
+            Entry::Occupied(first) => {
+                let message = format!("{} {} is also in {}", object.kind(), object.name(), first.get());
+                errors.push(
+                    Diagnostic::error(Arc::clone(&origin.source), "duplicate-object", message)
+                        .at(origin.line.into(), origin.column.into())
+                        .suggest("remove one of them"),
+                );
+            }
+            Entry::Vacant(free) => {
+                free.insert(origin);
+                match object.clone() {
+                    Object::Namespace(namespace) => cluster.namespaces.push(namespace),
+                    Object::Pod(pod) => cluster.pods.push(pod),
+                    Object::Node(node) => cluster.nodes.push(node),
+                    Object::NetworkPolicy(policy) => cluster.policies.push(policy),
+                }
+            }
+        }
+    }
+    if errors.is_empty() { Ok(cluster) } else { Err(errors) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn items(source: &str, text: &str) -> Vec<Item> {
+        manifest::parse(source, text).unwrap().objects
+    }
+
+    #[test]
+    fn the_same_name_of_another_kind_or_namespace_is_another_object() {
+        let items = items(
+            "a.yaml",
+            "{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: x}}\n---\n{apiVersion: v1, kind: Pod, \
+             metadata: {name: a, namespace: z}}\n---\n{apiVersion: v1, kind: Node, metadata: {name: a}}\n",
+        );
+        let cluster = cluster(items.iter()).unwrap();
+        assert_eq!((cluster.pods.len(), cluster.nodes.len()), (2, 1));
+    }
+
+    #[test]
+    fn both_places_of_a_duplicate_are_named() {
+        let mut all = items("a.yaml", "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: x\n");
+        all.extend(items("b.yaml", "{apiVersion: v1, kind: Namespace, metadata: {name: x}}\n"));
+        let errors = cluster(all.iter()).unwrap_err();
+        assert_eq!(
+            errors[0].to_string(),
+            "b.yaml:1:52: error[duplicate-object]: Namespace x is also in a.yaml:4: remove one of them"
+        );
+    }
+}

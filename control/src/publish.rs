@@ -1,0 +1,226 @@
+//! From files to a published table, over and over.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use compiler::Scope;
+use manifest::{Diagnostic, Parsed};
+use policy::model::Cluster;
+use table::{PolicyTable, Publisher};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+use crate::files::{self, Listing, Source};
+use crate::index;
+use crate::watch::Watch;
+
+/// How often the folder is looked at without an event, and old tables are freed.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often all files are read again although nothing seems to have changed.
+const READ_AGAIN: Duration = Duration::from_secs(30);
+/// Events that may wait for their receiver. They are rare.
+const EVENTS: usize = 64;
+
+/// What happened to the policy in force.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A table is in force. Workers may see it already.
+    Published {
+        /// The table.
+        table: Arc<PolicyTable>,
+        /// What it was compiled from.
+        cluster: Arc<Cluster>,
+        /// The table's own generation.
+        generation: u64,
+        /// From the first notice of the change to the publication.
+        took: Duration,
+        /// What was accepted but deserves a word.
+        warnings: Vec<Diagnostic>,
+    },
+    /// The files are refused as they are now; the last table, if there was one, stays in force.
+    Refused {
+        /// Everything that is wrong, warnings included.
+        diagnostics: Vec<Diagnostic>,
+        /// The same for people, with the lines that are meant.
+        report: String,
+    },
+    /// The files had been refused and now say again what is in force.
+    Mended {
+        /// What was accepted but deserves a word.
+        warnings: Vec<Diagnostic>,
+    },
+}
+
+/// Keeps the published table true to a folder of manifests.
+pub struct Control {
+    folder: PathBuf,
+    scope: Scope,
+    publisher: Publisher<PolicyTable>,
+    events: mpsc::Sender<Event>,
+    /// What each file said when it was last parsed: most changes touch one file of many.
+    parsed: HashMap<String, Remembered>,
+    cluster: Option<Arc<Cluster>>,
+    /// What was refused last, to say it once.
+    refused: Option<Vec<Diagnostic>>,
+    /// The folder at the last reading, and when that was.
+    read: Option<(Listing, Instant)>,
+}
+
+/// A file's bytes and what they said.
+struct Remembered {
+    bytes: Vec<u8>,
+    said: Result<Parsed, Vec<Diagnostic>>,
+}
+
+impl Control {
+    /// For the manifests in `folder`, which need not exist yet. Nothing is read before [`run`](Self::run).
+    ///
+    /// Events must be received: with 64 of them waiting, control waits too.
+    #[must_use]
+    pub fn new(
+        folder: impl Into<PathBuf>,
+        scope: Scope,
+        publisher: Publisher<PolicyTable>,
+    ) -> (Self, mpsc::Receiver<Event>) {
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let control = Self {
+            folder: folder.into(),
+            scope,
+            publisher,
+            events,
+            parsed: HashMap::new(),
+            cluster: None,
+            refused: None,
+            read: None,
+        };
+        (control, receiver)
+    }
+
+    /// Reads, publishes and watches until `shutdown` is ready. Needs a tokio runtime with time; files are read
+    /// and tables compiled on the calling thread, so give it one.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = pin!(shutdown);
+        let mut watch = Watch::new(&self.folder);
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let noticed = tokio::select! {
+                biased;
+                () = &mut shutdown => return,
+                noticed = watch.settled() => noticed,
+                _ = look.tick() => {
+                    self.publisher.collect();
+                    watch.arm();
+                    if watch.is_being_written() || !self.looks_different() {
+                        continue;
+                    }
+                    Instant::now()
+                }
+            };
+            watch.arm();
+            if let Some(event) = self.update(noticed) {
+                tokio::select! {
+                    biased;
+                    () = &mut shutdown => return,
+                    // Nobody listens any more: enforcement goes on.
+                    _ = self.events.send(event) => {}
+                }
+            }
+        }
+    }
+
+    /// Whether the folder differs from what was read last, or that was long ago.
+    fn looks_different(&self) -> bool {
+        match &self.read {
+            Some((listing, when)) => {
+                when.elapsed() >= READ_AGAIN || files::list(&self.folder).as_ref() != Ok(listing)
+            }
+            None => true,
+        }
+    }
+
+    /// Reads the folder and publishes what it says, if that is new. `noticed`: since when it may be new.
+    fn update(&mut self, noticed: Instant) -> Option<Event> {
+        match self.read_cluster() {
+            Ok((cluster, warnings)) => {
+                let mended = self.refused.take().is_some();
+                if self.cluster.as_deref() == Some(&cluster) {
+                    return mended.then_some(Event::Mended { warnings });
+                }
+                let cluster = Arc::new(cluster);
+                let previous = self.publisher.current();
+                let table = compiler::compile(&cluster, &self.scope, previous.as_deref());
+                drop(previous);
+                let table = self.publisher.publish(table);
+                self.cluster = Some(Arc::clone(&cluster));
+                let generation = table.generation();
+                Some(Event::Published { table, cluster, generation, took: noticed.elapsed(), warnings })
+            }
+            Err(diagnostics) => {
+                if self.refused.as_ref() == Some(&diagnostics) {
+                    return None;
+                }
+                let report = self.report(&diagnostics);
+                self.refused = Some(diagnostics.clone());
+                Some(Event::Refused { diagnostics, report })
+            }
+        }
+    }
+
+    fn read_cluster(&mut self) -> Result<(Cluster, Vec<Diagnostic>), Vec<Diagnostic>> {
+        // Not known until read: a folder that cannot be read looks different each time.
+        self.read = None;
+        let (sources, listing) = files::read_folder(&self.folder)?;
+        self.read = Some((listing, Instant::now()));
+        self.remember(sources);
+        let (mut items, mut warnings, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        let mut names: Vec<&String> = self.parsed.keys().collect();
+        names.sort();
+        for name in names {
+            match &self.parsed[name].said {
+                Ok(parsed) => {
+                    items.extend(&parsed.objects);
+                    warnings.extend_from_slice(&parsed.warnings);
+                }
+                Err(found) => errors.extend_from_slice(found),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        if items.is_empty() {
+            // A folder that is just being filled, or a volume that came up empty, must not open everything.
+            let folder = Arc::from(self.folder.display().to_string());
+            return Err(vec![
+                Diagnostic::error(folder, "no-objects", "no file holds an object that policy looks at")
+                    .suggest("put Node, Namespace, Pod and NetworkPolicy objects into *.yaml files here"),
+            ]);
+        }
+        Ok((index::cluster(items.into_iter())?, warnings))
+    }
+
+    /// Parses what is new, and forgets files that are gone.
+    fn remember(&mut self, sources: Vec<Source>) {
+        let mut before = std::mem::take(&mut self.parsed);
+        for Source { name, bytes } in sources {
+            let known = before.remove(&name).filter(|known| known.bytes == bytes);
+            let remembered = known.unwrap_or_else(|| {
+                let said = manifest::parse_bytes(&name, &bytes);
+                Remembered { bytes, said }
+            });
+            self.parsed.insert(name, remembered);
+        }
+    }
+
+    fn report(&self, diagnostics: &[Diagnostic]) -> String {
+        let rendered = diagnostics.iter().map(|diagnostic| {
+            let bytes = self.parsed.get(&*diagnostic.source).map_or(&[][..], |known| &known.bytes);
+            diagnostic.render(&String::from_utf8_lossy(bytes))
+        });
+        rendered.collect::<Vec<_>>().join("\n")
+    }
+}
