@@ -91,3 +91,52 @@ pub(crate) fn udp_datagram(l4: &[u8]) -> &[u8] {
     let length = usize::from(u16::from_be_bytes([l4[4], l4[5]]));
     &l4[..length]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::checksum::Sum16BitWords;
+    use proptest::prelude::*;
+    use testkit::frames::frame;
+
+    #[test]
+    fn the_example_of_rfc_1071() {
+        let folded = fold(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]));
+        assert_eq!(folded.to_ne_bytes(), [0xdd, 0xf2]);
+    }
+
+    #[test]
+    fn one_wrong_bit_is_seen() {
+        let sentences = [
+            frame().ip("10.0.0.1", "10.0.0.2").tcp(1, 2).syn().payload(b"odd"),
+            frame().ip("fd00::1", "fd00::2").tcp(1, 2).syn(),
+            frame().ip("10.0.0.1", "10.0.0.2").udp(1, 2).payload(b"abc"),
+            frame().ip("fd00::1", "fd00::2").udp(1, 2).payload(b"abc"),
+            frame().ip("10.0.0.1", "10.0.0.2").ping(7).payload(b"abc"),
+            frame().ip("fd00::1", "fd00::2").ping(7),
+        ];
+        for sentence in sentences {
+            let mut bytes = sentence.padding(3).build();
+            let packet = Packet::parse(&bytes).unwrap();
+            assert!(l4_checksum_ok(&bytes, &packet), "{packet:?}");
+            bytes[packet.l4_range().end - 1] ^= 0x10;
+            assert!(!l4_checksum_ok(&bytes, &packet), "{packet:?}");
+        }
+    }
+
+    #[test]
+    fn only_udp_over_ipv4_may_go_without() {
+        for (src, dst, ok) in [("10.0.0.1", "10.0.0.2", true), ("fd00::1", "fd00::2", false)] {
+            let bytes = frame().ip(src, dst).udp(1, 2).no_checksum().build();
+            assert_eq!(l4_checksum_ok(&bytes, &Packet::parse(&bytes).unwrap()), ok, "{src}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn etherparse_sums_the_same(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            let theirs = Sum16BitWords::new().add_slice(&bytes).ones_complement();
+            prop_assert_eq!((!fold(sum(&bytes))).to_ne_bytes(), theirs.to_ne_bytes());
+        }
+    }
+}

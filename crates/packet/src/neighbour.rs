@@ -195,3 +195,148 @@ pub fn pinning_claim(frame: &[u8]) -> Option<(MacAddr, Address)> {
 fn mac(bytes: &[u8]) -> Option<MacAddr> {
     bytes.first_chunk().map(|octets| MacAddr(*octets))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use testkit::frames::{
+        POD_MAC, PORT_MAC, arp_reply, arp_request, frame, neighbour_advertisement, neighbour_discovery,
+        neighbour_solicitation,
+    };
+
+    const POD: &str = "fd00::1";
+    const GATEWAY: &str = "fd00::ff";
+    const OTHER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+
+    fn address(text: &str) -> Address {
+        text.parse::<core::net::IpAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn arp_says_who_asks_whom() {
+        let arp = Arp::parse(&arp_request(POD_MAC, "10.0.0.1", "10.0.0.254")).unwrap();
+        assert_eq!(arp.operation, ArpOperation::Request);
+        assert_eq!((arp.eth_src, arp.sender_mac, arp.eth_dst), (POD_MAC, POD_MAC, MacAddr([0xff; 6])));
+        assert_eq!((arp.sender_ip, arp.target_ip), (address("10.0.0.1"), address("10.0.0.254")));
+        let arp = Arp::parse(&arp_reply(POD_MAC, "10.0.0.1", PORT_MAC, "10.0.0.254")).unwrap();
+        assert_eq!((arp.operation, arp.eth_dst), (ArpOperation::Reply, PORT_MAC));
+    }
+
+    #[test]
+    fn arp_for_other_hardware_protocols_and_operations_is_none() {
+        let request = arp_request(POD_MAC, "10.0.0.1", "10.0.0.254");
+        assert!(Arp::parse(&request).is_some());
+        // Ethertype, hardware, protocol, both lengths, operation.
+        for at in [13, 15, 16, 18, 19, 21] {
+            let mut bytes = request.clone();
+            bytes[at] ^= 4;
+            assert_eq!(Arp::parse(&bytes), None, "byte {at}");
+        }
+        for length in 0..request.len() {
+            assert_eq!(Arp::parse(&request[..length]), None, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn neighbour_discovery_says_who_asks_whom() {
+        let solicitation = neighbour_solicitation(POD_MAC, POD, GATEWAY);
+        let message = NeighbourDiscovery::parse(&solicitation).unwrap();
+        assert_eq!(message.message, NeighbourMessage::NeighbourSolicitation);
+        assert_eq!((message.source, message.target), (address(POD), Some(address(GATEWAY))));
+        assert_eq!(message.destination, address("ff02::1:ff00:ff"));
+        assert_eq!((message.eth_src, message.link_layer), (POD_MAC, Some(POD_MAC)));
+        for length in 0..solicitation.len() {
+            assert_eq!(NeighbourDiscovery::parse(&solicitation[..length]), None, "{length} bytes");
+        }
+        for at in 14 + 40 + 8..solicitation.len() {
+            let mut bytes = solicitation.clone();
+            bytes[at] ^= 1;
+            assert_eq!(NeighbourDiscovery::parse(&bytes), None, "the checksum covers byte {at}");
+        }
+    }
+
+    #[test]
+    fn routers_and_redirects_are_recognised() {
+        let sentence = || frame().ip("fe80::1", "ff02::1").ttl(255);
+        let target = [0xfe; 16];
+        for (kind, body, expected) in [
+            (133, vec![], NeighbourMessage::RouterSolicitation),
+            (134, vec![0; 8], NeighbourMessage::RouterAdvertisement),
+            (137, [target, target].concat(), NeighbourMessage::Redirect),
+        ] {
+            let bytes = sentence().icmp(kind, 0, [0; 4]).payload(&body).build();
+            assert_eq!(NeighbourDiscovery::parse(&bytes).map(|nd| nd.message), Some(expected));
+            assert_eq!(pinning_claim(&bytes), None, "type {kind}");
+            if !body.is_empty() {
+                let short = sentence().icmp(kind, 0, [0; 4]).payload(&body[1..]).build();
+                assert_eq!(NeighbourDiscovery::parse(&short), None, "type {kind}, a byte short");
+            }
+        }
+    }
+
+    #[test]
+    fn messages_that_a_receiver_must_discard_are_none() {
+        let target: core::net::Ipv6Addr = GATEWAY.parse().unwrap();
+        let sentence = |ttl, code, option: &[u8]| {
+            let sentence = frame().ip(POD, GATEWAY).ttl(ttl).icmp(135, code, [0; 4]);
+            sentence.payload(&target.octets()).payload(option).build()
+        };
+        let mine = [1, 1, 2, 0, 0, 0, 0, 1];
+        let other = [1, 1, 2, 0, 0, 0, 0, 9];
+        assert!(NeighbourDiscovery::parse(&sentence(255, 0, &mine)).is_some());
+        assert!(NeighbourDiscovery::parse(&sentence(255, 0, &[])).is_some());
+        for (what, bytes) in [
+            ("hop limit", sentence(254, 0, &mine)),
+            ("code", sentence(255, 1, &mine)),
+            ("option of length zero", sentence(255, 0, &[1, 0, 2, 0, 0, 0, 0, 1])),
+            ("option beyond the end", sentence(255, 0, &[1, 2, 2, 0, 0, 0, 0, 1])),
+            ("half an option", sentence(255, 0, &mine[..1])),
+            ("two addresses", sentence(255, 0, &[mine, other].concat())),
+            ("an address of another length", sentence(255, 0, &[&[1, 2][..], &mine, &mine[2..]].concat())),
+            ("multicast target", neighbour_discovery(POD_MAC, PORT_MAC, POD, GATEWAY, 135, "ff02::1", None)),
+            (
+                "no source, an address",
+                neighbour_discovery(POD_MAC, PORT_MAC, "::", POD, 135, POD, Some((1, POD_MAC))),
+            ),
+            (
+                "an advertisement from nobody",
+                neighbour_discovery(POD_MAC, PORT_MAC, "::", GATEWAY, 136, POD, None),
+            ),
+        ] {
+            assert_eq!(NeighbourDiscovery::parse(&bytes), None, "{what}");
+            assert_eq!(pinning_claim(&bytes), None, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_claim_names_the_mac_address_that_sent_it() {
+        let other_in_arp = {
+            let mut bytes = arp_request(POD_MAC, "10.0.0.1", "10.0.0.254");
+            bytes[11] ^= 0xff;
+            bytes
+        };
+        let group = MacAddr([1, 0, 0, 0, 0, 1]);
+        let nd = |kind, source, option| {
+            neighbour_discovery(POD_MAC, PORT_MAC, source, GATEWAY, kind, "fd00::2", option)
+        };
+        for (what, bytes, claimed) in [
+            ("ARP request", arp_request(POD_MAC, "10.0.0.1", "10.0.0.254"), Some("10.0.0.1")),
+            ("ARP reply", arp_reply(POD_MAC, "10.0.0.1", PORT_MAC, "10.0.0.254"), Some("10.0.0.1")),
+            ("gratuitous ARP", arp_request(POD_MAC, "10.0.0.1", "10.0.0.1"), Some("10.0.0.1")),
+            ("ARP probe", arp_request(POD_MAC, "0.0.0.0", "10.0.0.1"), None),
+            ("ARP for another MAC", other_in_arp, None),
+            ("ARP from a group", arp_request(group, "10.0.0.1", "10.0.0.254"), None),
+            ("ARP from no MAC", arp_request(MacAddr([0; 6]), "10.0.0.1", "10.0.0.254"), None),
+            ("solicitation", neighbour_solicitation(POD_MAC, POD, GATEWAY), Some(POD)),
+            ("solicitation without option", nd(135, POD, None), Some(POD)),
+            ("solicitation with another MAC", nd(135, POD, Some((1, OTHER_MAC))), None),
+            ("duplicate address detection", neighbour_solicitation(POD_MAC, "::", POD), None),
+            ("advertisement", neighbour_advertisement(POD_MAC, POD, PORT_MAC, GATEWAY), Some(POD)),
+            ("advertisement for a second address", nd(136, POD, Some((2, POD_MAC))), Some("fd00::2")),
+            ("advertisement with another MAC", nd(136, POD, Some((2, OTHER_MAC))), None),
+            ("a packet", frame().ip("10.0.0.1", "10.0.0.2").udp(1, 2).build(), None),
+        ] {
+            assert_eq!(pinning_claim(&bytes), claimed.map(|ip| (POD_MAC, address(ip))), "{what}");
+        }
+    }
+}

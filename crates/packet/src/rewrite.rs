@@ -73,3 +73,123 @@ pub fn complete_checksum(frame: &mut [u8], packet: &Packet) {
     let at = usize::from(packet.l4_offset) + field;
     frame[at..at + 2].copy_from_slice(&checksum.to_ne_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::l4_checksum_ok;
+    use proptest::prelude::*;
+    use testkit::frames::{FrameBuilder, frame};
+
+    const FAMILIES: [(&str, &str); 2] = [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")];
+
+    fn completed(sentence: &FrameBuilder) -> Vec<u8> {
+        let mut bytes = sentence.build();
+        let packet = Packet::parse(&bytes).unwrap();
+        complete_checksum(&mut bytes, &packet);
+        bytes
+    }
+
+    #[test]
+    fn the_next_hop_is_written_and_nothing_else() {
+        let (dst, src) = (MacAddr([2, 0, 0, 0, 7, 7]), MacAddr([2, 0, 0, 0, 8, 8]));
+        let sentence = frame().ip("10.0.0.1", "10.0.0.2").udp(1, 2);
+        let mut bytes = sentence.build();
+        rewrite_macs(&mut bytes, dst, src);
+        assert_eq!(bytes, sentence.from(src).to(dst).build());
+    }
+
+    #[test]
+    fn the_updated_header_is_the_one_with_the_smaller_ttl() {
+        for (src, dst) in FAMILIES {
+            let sentence = frame().ip(src, dst).udp(1, 2);
+            for ttl in 1..=255 {
+                let mut bytes = sentence.clone().ttl(ttl).build();
+                let packet = Packet::parse(&bytes).unwrap();
+                decrement_ttl(&mut bytes, &packet);
+                assert_eq!(bytes, sentence.clone().ttl(ttl - 1).build(), "{src}, TTL {ttl}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_ttl_of_zero_stays() {
+        for (src, dst) in FAMILIES {
+            let sentence = frame().ip(src, dst).udp(1, 2).ttl(0);
+            let mut bytes = sentence.build();
+            let packet = Packet::parse(&bytes).unwrap();
+            decrement_ttl(&mut bytes, &packet);
+            assert_eq!(bytes, sentence.build(), "{src}");
+        }
+    }
+
+    #[test]
+    fn partial_checksums_are_completed_and_padding_is_not_summed() {
+        for (src, dst) in FAMILIES {
+            for sentence in [
+                frame().ip(src, dst).tcp(4242, 80).syn(),
+                frame().ip(src, dst).tcp(4242, 80).ack().payload(b"odd"),
+                frame().ip(src, dst).udp(4242, 53),
+                frame().ip(src, dst).udp(4242, 53).payload(&[0xff; 1471]).padding(5),
+            ] {
+                let partial = sentence.clone().partial_checksum();
+                assert_ne!(partial.build(), sentence.build());
+                assert_eq!(completed(&partial), sentence.build());
+            }
+        }
+        let options = frame().ip("10.0.0.1", "10.0.0.2").options(&[1, 1, 1, 0]).udp(1, 2);
+        assert_eq!(completed(&options.clone().partial_checksum()), options.build());
+        let chain = frame().ip("fd00::1", "fd00::2").extension(60, &[1, 4]).tcp(1, 2).syn();
+        assert_eq!(completed(&chain.clone().partial_checksum()), chain.build());
+    }
+
+    #[test]
+    fn what_is_not_partial_stays() {
+        for (src, dst) in FAMILIES {
+            for sentence in [
+                frame().ip(src, dst).tcp(1, 2).syn(),
+                frame().ip(src, dst).udp(1, 2),
+                frame().ip(src, dst).udp(1, 2).no_checksum(),
+                frame().ip(src, dst).sctp(1, 2).chunk(1),
+                frame().ip(src, dst).ping(1),
+                frame().ip(src, dst).protocol(47).payload(&[0; 32]),
+            ] {
+                assert_eq!(completed(&sentence), sentence.build());
+            }
+            let mut wrong = frame().ip(src, dst).tcp(1, 2).syn().build();
+            let last = wrong.len() - 1;
+            wrong[last] ^= 1;
+            let before = wrong.clone();
+            let packet = Packet::parse(&wrong).unwrap();
+            complete_checksum(&mut wrong, &packet);
+            assert_eq!(wrong, before, "a wrong checksum is the receiver's to see");
+        }
+    }
+
+    #[test]
+    fn a_udp_checksum_of_zero_is_sent_as_all_ones() {
+        for (src, dst) in FAMILIES {
+            // The payload that makes everything sum up to 0xffff is the checksum of the same packet with
+            // payload zero.
+            let zero = frame().ip(src, dst).udp(1, 2).payload(&[0, 0]).build();
+            let at = usize::from(Packet::parse(&zero).unwrap().l4_offset) + 6;
+            let sentence = frame().ip(src, dst).udp(1, 2).payload(&zero[at..at + 2]).partial_checksum();
+            let bytes = completed(&sentence);
+            assert_eq!(bytes[at..at + 2], [0xff, 0xff], "{src}");
+            assert!(l4_checksum_ok(&bytes, &Packet::parse(&bytes).unwrap()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_partial_packet_is_completed(
+            v4: bool, tcp: bool, src: u16, dst: u16,
+            payload in proptest::collection::vec(any::<u8>(), 0..1500),
+        ) {
+            let sentence = if v4 { frame().ip("10.0.0.1", "192.0.2.7") } else { frame().ip("fd00::1", "2001:db8::7") };
+            let sentence = if tcp { sentence.tcp(src, dst).ack() } else { sentence.udp(src, dst) };
+            let sentence = sentence.payload(&payload);
+            prop_assert_eq!(completed(&sentence.clone().partial_checksum()), sentence.build());
+        }
+    }
+}
