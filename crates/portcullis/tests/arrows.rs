@@ -89,7 +89,7 @@ const MEMBERS: &[Member] = &[
             "portcullis-policy",
             "portcullis-table",
         ],
-        theirs: Some(&["notify", "thiserror", "tokio", "tracing"]),
+        theirs: Some(&["nix", "notify", "thiserror", "tokio", "tracing"]),
     },
     Member {
         name: "portcullis",
@@ -122,7 +122,18 @@ const MEMBERS: &[Member] = &[
         ours: &["portcullis-flow", "portcullis-policy"],
         theirs: None,
     },
-    Member { name: "portcullis-bench", kind: Kind::Free, ours: &[], theirs: None },
+    Member {
+        name: "portcullis-bench",
+        kind: Kind::Free,
+        ours: &[
+            "portcullis-engine",
+            "portcullis-flow",
+            "portcullis-packet",
+            "portcullis-table",
+            "portcullis-testkit",
+        ],
+        theirs: None,
+    },
 ];
 
 /// Where unsafe code has its written rule.
