@@ -144,6 +144,20 @@ mod tests {
     }
 
     #[test]
+    fn bytes_behind_the_udp_length_are_not_summed() {
+        for (src, dst) in FAMILIES {
+            let udp = frame().ip(src, dst).udp(4242, 53);
+            let with_slack = |datagram: Vec<u8>| {
+                let l4 = Packet::parse(&datagram).unwrap().l4_range();
+                frame().ip(src, dst).protocol(17).payload(&datagram[l4]).payload(&[9; 5])
+            };
+            let expected = with_slack(udp.build()).build();
+            assert_eq!(completed(&with_slack(udp.partial_checksum().build())), expected, "{src}");
+            assert!(l4_checksum_ok(&expected, &Packet::parse(&expected).unwrap()), "{src}");
+        }
+    }
+
+    #[test]
     fn what_is_not_partial_stays() {
         for (src, dst) in FAMILIES {
             for sentence in [
