@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use compiler::Scope;
+use control::{Control, Event, load};
 use flow::{FlowKey, Protocol, Verdict};
-use portcullis_control::{Control, Event, load};
 use table::{PolicyTable, Publisher, Reader};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};

@@ -1,8 +1,8 @@
 //! Which pods keep their epoch from one table to the next.
 
+use compiler::{Scope, compile};
 use flow::FlowKey;
 use policy::model::{Cluster, Phase};
-use portcullis_compiler::{Scope, compile};
 use table::PolicyTable;
 use testkit::cluster::{ClusterBuilder, address, cluster, connection, pods, policy, rule};
 

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use compiler::{Scope, compile};
 use flow::{Direction, Epoch, FlowKey, Verdict};
 use policy::model::Cluster;
 use policy::{Connection, Decision, evaluate};
-use portcullis_compiler::{Scope, compile};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::strategy::ValueTree as _;

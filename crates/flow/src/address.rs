@@ -41,19 +41,6 @@ impl Address {
         !self.is_v4()
     }
 
-    /// Whether one host may have this address on a network: neither multicast, broadcast, unspecified, nor
-    /// loopback. Of IPv4, 0.0.0.0/8, 127.0.0.0/8 and 224.0.0.0/3 fall out (RFC 6890, section 2.2.2); of IPv6,
-    /// `::`, `::1` and ff00::/8.
-    #[must_use]
-    pub const fn is_unicast(self) -> bool {
-        if self.is_v4() {
-            let first = (self.low >> 24) as u8;
-            first != 0 && first != 127 && first < 224
-        } else {
-            self.high >> 56 != 0xff && !(self.high == 0 && self.low <= 1)
-        }
-    }
-
     /// Whether this is a multicast address: 224.0.0.0/4 (RFC 1112) or ff00::/8 (RFC 4291, section 2.7).
     #[must_use]
     pub const fn is_multicast(self) -> bool {
@@ -148,16 +135,6 @@ mod tests {
         assert_ne!(v4, v6);
         // `::10.0.0.1`, the deprecated IPv4-compatible form, is an IPv6 address.
         assert!(Address::from("::10.0.0.1".parse::<Ipv6Addr>().unwrap()).is_v6());
-    }
-
-    #[test]
-    fn unicast_is_what_one_host_may_have() {
-        for text in ["0.0.0.1", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1"] {
-            assert!(!Address::from(text.parse::<IpAddr>().unwrap()).is_unicast(), "{text}");
-        }
-        for text in ["10.0.0.1", "1.0.0.1", "223.255.255.255", "fe80::1", "2001:db8::1", "::2"] {
-            assert!(Address::from(text.parse::<IpAddr>().unwrap()).is_unicast(), "{text}");
-        }
     }
 
     #[test]

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use flow::{Address, Protocol};
+use manifest::{Object, parse};
 use policy::model::{
     IpBlock, Isolation, NamedPort, Namespaces, NetworkPolicy, ObjectName, Origin, Peer, Peers, Phase, Pod,
     PortMatch, PortSet, Ports,
 };
 use policy::selector::{Operator, Requirement, Selector};
-use portcullis_manifest::{Object, parse};
 
 fn objects(text: &str) -> Vec<Object> {
     let parsed = parse("f.yaml", text).unwrap_or_else(|errors| panic!("{text}\n{errors:#?}"));

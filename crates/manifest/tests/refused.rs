@@ -1,6 +1,6 @@
 //! What people write wrong, and what they are told: code, exact place, and what the message must say.
 
-use portcullis_manifest::{Diagnostic, Severity, parse, parse_bytes};
+use manifest::{Diagnostic, Severity, parse, parse_bytes};
 
 /// The errors of a text, warnings left out.
 fn errors(text: &str) -> Vec<Diagnostic> {
@@ -309,7 +309,7 @@ fn texts_that_are_not_yaml() {
     }
     let bytes = parse_bytes("f.yaml", b"a: 1\nb: \xc3\xbc\xff\n").unwrap_err();
     assert_eq!((bytes[0].code, bytes[0].line, bytes[0].column), ("not-utf8", 2, 5));
-    let long = parse_bytes("f.yaml", &vec![b'#'; portcullis_manifest::MAX_BYTES + 1]).unwrap_err();
+    let long = parse_bytes("f.yaml", &vec![b'#'; manifest::MAX_BYTES + 1]).unwrap_err();
     assert_eq!((long[0].code, long[0].line), ("too-large", 0));
 }
 

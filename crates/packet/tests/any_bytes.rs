@@ -3,9 +3,9 @@
 
 use etherparse::{InternetSlice, SlicedPacket, TransportSlice};
 use flow::{FlowKey, Protocol};
-use portcullis_packet::neighbour::{Arp, NeighbourDiscovery, pinning_claim};
-use portcullis_packet::rewrite::{complete_checksum, decrement_ttl, rewrite_macs};
-use portcullis_packet::{Kind, Packet, l4_checksum_ok};
+use packet::neighbour::{Arp, NeighbourDiscovery, pinning_claim};
+use packet::rewrite::{complete_checksum, decrement_ttl, rewrite_macs};
+use packet::{Kind, Packet, l4_checksum_ok};
 use proptest::prelude::*;
 use std::net::IpAddr;
 use testkit::frames::{FrameBuilder, POD_MAC, PORT_MAC, arp_request, frame, neighbour_solicitation};

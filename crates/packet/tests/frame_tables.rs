@@ -1,7 +1,7 @@
 //! Frames, good and bad, and what parse says of each.
 
 use flow::{DropReason, FlowKey, Protocol};
-use portcullis_packet::{Kind, Packet, TcpFlags};
+use packet::{Kind, Packet, TcpFlags};
 use testkit::frames::{
     AUTHENTICATION, DESTINATION_OPTIONS, FRAGMENT, FrameBuilder, HOP_BY_HOP, POD_MAC, PORT_MAC, ROUTING,
     arp_request, frame, neighbour_solicitation,
@@ -257,7 +257,7 @@ fn chains_of_extension_headers() {
         let packet = Packet::parse(&bytes).expect(what);
         assert_eq!(packet.key, key(V6, Protocol::TCP, 4242, 80), "{what}");
         assert_eq!(usize::from(packet.l4_offset), bytes.len() - 20, "{what}");
-        assert!(portcullis_packet::l4_checksum_ok(&bytes, &packet), "{what}");
+        assert!(packet::l4_checksum_ok(&bytes, &packet), "{what}");
     }
     let bad: &[(&str, Chain<'_>)] = &[
         ("hop-by-hop twice", &[(HOP_BY_HOP, PAD), (HOP_BY_HOP, PAD)]),

@@ -4,8 +4,8 @@
 //! networking.k8s.io/v1 and from "Network Policies" in the Kubernetes documentation.
 
 use flow::Verdict;
-use portcullis_policy::model::{Cluster, ObjectName, Phase};
-use portcullis_policy::{Connection, Side, evaluate};
+use policy::model::{Cluster, ObjectName, Phase};
+use policy::{Connection, Side, evaluate};
 use testkit::cluster::{
     ClusterBuilder, PolicyBuilder, RuleBuilder, block, cluster, connection, namespaces, pods, pods_in,
     policy as np, rule,

@@ -10,9 +10,6 @@ use crate::instance::{self, InstanceError};
 use crate::interface::InterfaceName;
 use crate::interlock::{Interlock, InterlockError};
 
-/// Where the system mounts its bpffs.
-const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
-
 /// What to clean up.
 #[derive(Clone, Debug)]
 pub struct Cleanup {
@@ -63,10 +60,9 @@ impl Cleanup {
             return Err(CleanupError::Running { pid });
         }
         let mut outcome = Outcome::default();
-        let own = self.state_dir.join("bpf");
-        let system = self.state_dir.file_name().map(|name| Path::new(SYSTEM_BPFFS).join(name));
-        for folder in [Some(own.clone()), system].into_iter().flatten() {
-            outcome.pins(&folder, &self.interfaces);
+        let [own, systems] = bpf::pin_dirs(&self.state_dir);
+        for folder in [&own, &systems] {
+            outcome.pins(folder, &self.interfaces);
         }
         if self.interfaces.is_empty() {
             outcome.bpffs(&own);

@@ -1,7 +1,7 @@
 //! Readable packets: a frame is written as one sentence, and built with etherparse.
 //!
 //! ```
-//! use portcullis_testkit::frames::frame;
+//! use testkit::frames::frame;
 //!
 //! let syn = frame().ip("10.0.0.1", "10.0.0.2").tcp(4242, 80).syn().build();
 //! assert_eq!(syn.len(), 14 + 20 + 20);

@@ -12,8 +12,17 @@ use crate::BpfError;
 
 const SYSTEM: &str = "/sys/fs/bpf";
 
-/// The directory for our pins, made if it is missing: `/sys/fs/bpf/<name>` where a bpffs is mounted there,
-/// else `<state_dir>/bpf`, on which a bpffs is mounted. `<name>` is the last part of `state_dir`.
+/// Where the pins of an agent with this state directory may be: in a bpffs of our own, `<state_dir>/bpf`, or in
+/// a directory of the system's, which is named after the whole of `state_dir` (`/run/portcullis` gives
+/// `/sys/fs/bpf/run-portcullis`), so that no two agents share it.
+#[must_use]
+pub fn pin_dirs(state_dir: &Path) -> [PathBuf; 2] {
+    let name = state_dir.to_string_lossy().trim_matches('/').replace('/', "-").replace('.', ":");
+    [state_dir.join("bpf"), Path::new(SYSTEM).join(name)]
+}
+
+/// The directory for our pins, made if it is missing: the second of [`pin_dirs`] where the system has mounted
+/// its bpffs, else the first, on which a bpffs is mounted.
 ///
 /// Asking again gives the same directory and mounts nothing. A bpffs of our own lives as long as the mount
 /// namespace it is in: in a container, `state_dir` has to be shared with the host.
@@ -22,15 +31,14 @@ const SYSTEM: &str = "/sys/fs/bpf";
 ///
 /// When the directory cannot be made or the file system cannot be mounted.
 pub fn mount_if_missing(state_dir: &Path) -> Result<PathBuf, BpfError> {
-    let own = state_dir.join("bpf");
+    let [own, systems] = pin_dirs(state_dir);
     // A mount of our own stays in use, also when the system's appears later: the pins are there.
     if is_bpffs(&own) {
         return Ok(own);
     }
     if is_bpffs(Path::new(SYSTEM)) {
-        let dir = Path::new(SYSTEM).join(state_dir.file_name().unwrap_or_else(|| "portcullis".as_ref()));
-        make(&dir)?;
-        return Ok(dir);
+        make(&systems)?;
+        return Ok(systems);
     }
     fs::create_dir_all(state_dir).map_err(|source| BpfError::File { path: state_dir.into(), source })?;
     make(&own)?;
@@ -52,4 +60,18 @@ fn make(dir: &Path) -> Result<(), BpfError> {
         .mode(0o700)
         .create(dir)
         .map_err(|source| BpfError::File { path: dir.into(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_state_directories_share_pins() {
+        let [own, systems] = pin_dirs(Path::new("/run/portcullis"));
+        assert_eq!(own, Path::new("/run/portcullis/bpf"));
+        assert_eq!(systems, Path::new("/sys/fs/bpf/run-portcullis"));
+        assert_ne!(pin_dirs(Path::new("/srv/portcullis"))[1], systems);
+        assert_eq!(pin_dirs(Path::new("/tmp/.x/state"))[1], Path::new("/sys/fs/bpf/tmp-:x-state"));
+    }
 }

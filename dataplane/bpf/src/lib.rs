@@ -26,7 +26,7 @@ pub mod pins;
 mod netlink;
 mod steering;
 
-pub use bpffs::mount_if_missing;
+pub use bpffs::{mount_if_missing, pin_dirs};
 pub use entry::{Counters, Fallback, PortEntry};
 pub use error::BpfError;
 pub use netlink::attached_program;

@@ -1,5 +1,7 @@
 //! The pinned links: files in a bpffs, one for each port, named `link-<ifindex>-<interface>`.
 //!
+//! A bpffs refuses names with dots, and no interface's name has a colon: dots are written as colons.
+//!
 //! The index is the interface's identity, since a name can move to another interface; the name is for
 //! people. Removing a pin detaches its program, whoever loaded it: nobody else holds the link.
 
@@ -22,7 +24,7 @@ pub struct Pin {
 
 impl Pin {
     pub(crate) fn path(dir: &Path, ifindex: u32, interface: &str) -> PathBuf {
-        dir.join(format!("link-{ifindex}-{interface}"))
+        dir.join(format!("link-{ifindex}-{}", interface.replace('.', ":")))
     }
 
     /// Whether the link can only be severed: an interface that runs no program has no live link.
@@ -33,7 +35,7 @@ impl Pin {
     fn parse(path: PathBuf) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
         let (ifindex, interface) = name.strip_prefix("link-")?.split_once('-')?;
-        let (ifindex, interface) = (ifindex.parse().ok()?, interface.to_owned());
+        let (ifindex, interface) = (ifindex.parse().ok()?, interface.replace(':', "."));
         Some(Self { path, ifindex, interface })
     }
 }
@@ -118,6 +120,9 @@ mod tests {
         let path = Pin::path(Path::new("/pins"), 12, "pod-a-1");
         let pin = Pin::parse(path.clone()).unwrap();
         assert_eq!(pin, Pin { path, ifindex: 12, interface: "pod-a-1".into() });
+        let vlan = Pin::path(Path::new("/pins"), 7, "eth0.100");
+        assert_eq!(vlan, Path::new("/pins/link-7-eth0:100"), "a bpffs refuses dots");
+        assert_eq!(Pin::parse(vlan).unwrap().interface, "eth0.100");
         for odd in ["/pins/link-x-a", "/pins/map-1-a", "/pins/link-12", "/pins/link"] {
             assert_eq!(Pin::parse(odd.into()), None, "{odd}");
         }

@@ -12,7 +12,6 @@ use std::time::Duration;
 use bpf::{Attached, BpfError, Fallback, Kind, PortEntry, Steering, attached_program, pins};
 use flow::MacAddr;
 use nix::net::if_::if_nametoindex;
-use portcullis_bpf as bpf;
 use veth::frames::{IPV4, ethernet, ipv4, udp};
 use veth::{FAR, NEAR, Pins, Tap, in_netns, ip};
 

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use bpf::{Counters, Fallback, Kind, PortEntry, Steering};
 use flow::{Address, MacAddr};
-use portcullis_bpf as bpf;
 use veth::frames::{ARP, BROADCAST, IPV4, IPV6, Mac, arp, ethernet, ipv4, ipv6, neighbour, option, udp};
 use veth::{FAR, NEAR, Pins, Tap, in_netns};
 

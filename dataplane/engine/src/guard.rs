@@ -46,7 +46,7 @@ fn refusal(packet: &Packet, port: &Port, wiring: &Wiring) -> Option<DropReason> 
     let own = match &port.role {
         Role::Pod { mac, addresses } => *mac == Some(packet.eth_src) && addresses.contains(&src),
         // A local address cannot come from outside, nor can one that names no single host.
-        Role::Uplink => wiring.pod_port(src).is_none() && !wiring.is_node(src) && src.is_unicast(),
+        Role::Uplink => wiring.pod_port(src).is_none() && !wiring.is_node(src) && src.may_be_source(),
     };
     if packet.kind == Kind::NeighbourDiscovery {
         return Some(DropReason::NeighbourSpoofed);
@@ -54,7 +54,7 @@ fn refusal(packet: &Packet, port: &Port, wiring: &Wiring) -> Option<DropReason> 
     if !own {
         return Some(DropReason::SpoofedSource);
     }
-    if packet.eth_dst.is_group() || !dst.is_unicast() {
+    if packet.eth_dst.is_group() || dst.is_multicast() || dst.is_broadcast() {
         return Some(DropReason::Multicast);
     }
     if packet.eth_dst != port.mac {

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use bpf::{Fallback, Kind, PortEntry, Steering};
 use engine::io::{Census, PacketIo, Slot};
 use flow::MacAddr;
-use portcullis_xsk::{Config, Frame, XskError, XskIo};
 use veth::frames::{IPV4, ethernet, ipv4, udp};
 use veth::{Pins, Tap, in_netns, ip, veth_named};
+use xsk::{Config, Frame, XskError, XskIo};
 
 use ::bpf;
 
