@@ -1,12 +1,17 @@
 //! The lines for `ip -batch` and the sysctls that join pods, node and outside.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use flow::MacAddr;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::InterfaceFlags;
 
 use crate::error::Error;
 use crate::netns::Namespace;
@@ -21,6 +26,9 @@ const NODE_LINK_LOCAL: &str = "fe80::3";
 /// Interfaces of the node are numbered from here. A veth whose two ends have the same number in their two
 /// namespaces looks like no pair to the kernel's link watch, which then takes up to a second to bring it up.
 const FIRST_INDEX: usize = 1000;
+
+/// How long links may take to come up.
+const LINKS_UP: Duration = Duration::from_secs(5);
 
 /// The veth pair of one pod.
 pub(crate) struct PodLink<'a> {
@@ -166,6 +174,50 @@ pub(crate) fn ip(namespace: &Namespace, batch: &str) -> Result<(), Error> {
     Err(Error::Ip { namespace: namespace.name().to_owned(), message })
 }
 
+/// Waits until every link of a namespace carries packets and every IPv6 address can be resolved. The kernel's
+/// link watch and its IPv6 workers come to that in their own time after `ip` has returned, and what is sent
+/// before is lost.
+pub(crate) fn wait_until_ready(namespace: &Namespace) -> Result<(), Error> {
+    let is_running = |link: InterfaceAddress| {
+        link.flags.intersects(InterfaceFlags::IFF_RUNNING | InterfaceFlags::IFF_LOOPBACK)
+    };
+    let read = |file: &str| {
+        let path = format!("/proc/thread-self/net/{file}");
+        fs::read_to_string(&path).map_err(Error::io(format!("reading {path}")))
+    };
+    namespace.run(|| {
+        let deadline = Instant::now() + LINKS_UP;
+        while !(getifaddrs().map_err(Error::sys("listing interfaces"))?.all(is_running)
+            && can_be_resolved(&read("if_inet6")?, &read("igmp6")?))
+        {
+            if Instant::now() > deadline {
+                let message = "a link has not come up".to_owned();
+                return Err(Error::Ip { namespace: namespace.name().to_owned(), message });
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    })?
+}
+
+/// Whether each address of `/proc/net/if_inet6`, but those of `lo`, has its solicited-node group (RFC 4291,
+/// section 2.7.1) in `/proc/net/igmp6`: only then is a neighbour solicitation for it heard.
+fn can_be_resolved(addresses: &str, groups: &str) -> bool {
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let groups: HashSet<_> = groups
+        .lines()
+        .map(words)
+        .filter_map(|line| Some((line.get(1)?.clone(), line.get(2)?.clone())))
+        .collect();
+    addresses.lines().map(words).all(|line| match (line.first(), line.last()) {
+        (Some(address), Some(interface)) if interface != "lo" && address.len() == 32 => {
+            let group = format!("ff0200000000000000000001ff{}", &address[26..]);
+            groups.contains(&(interface.clone(), group))
+        }
+        _ => true,
+    })
+}
+
 /// Writes sysctls under `/proc/sys/net` of a namespace.
 pub(crate) fn sysctls(namespace: &Namespace, settings: &[(&str, &str)]) -> Result<(), Error> {
     namespace.run(|| {
@@ -193,4 +245,29 @@ const fn no_dad(address: &IpAddr) -> &'static str {
 /// The first address of each family.
 fn sources(addresses: &[IpAddr]) -> [Option<IpAddr>; 2] {
     [IpAddr::is_ipv4, IpAddr::is_ipv6].map(|family| addresses.iter().copied().find(family))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_can_be_resolved_once_its_group_is_joined_on_its_own_link() {
+        let addresses = "fd100001000000000000000000000001 02 80 00 82     eth0\n\
+                         00000000000000000000000000000001 01 80 10 80       lo\n";
+        let all_nodes = "2    eth0            ff020000000000000000000000000001     1 0000000C 0\n";
+        let group = |link: &str| {
+            format!("2    {link}            ff0200000000000000000001ff000001     1 00000004 0\n")
+        };
+        assert!(!can_be_resolved(addresses, all_nodes));
+        assert!(!can_be_resolved(addresses, &group("eth1")));
+        assert!(can_be_resolved(addresses, &(all_nodes.to_owned() + &group("eth0"))));
+    }
+
+    #[test]
+    fn a_family_that_a_pod_lacks_gets_no_address_and_no_route() {
+        let batch = pod(&[IpAddr::from([10, 1, 1, 1])]);
+        assert!(batch.contains("route add default via 169.254.1.1 dev eth0 onlink src 10.1.1.1\n"));
+        assert!(!batch.contains("fe80"), "{batch}");
+    }
 }

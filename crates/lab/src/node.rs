@@ -54,7 +54,6 @@ impl Lab {
     /// where something of its name exists that no lab made. What was built until then is removed.
     pub fn up(topology: &Topology) -> Result<Self, Error> {
         topology.check()?;
-        state::make_room(&topology.name)?;
         let mut state = State::create(&topology.name)?;
         let built = state.mount_bpffs().and_then(|bpffs| {
             let mut make = |name: &str| Namespace::create(name, |identity| state.namespace(name, identity));
@@ -338,7 +337,9 @@ impl Places {
             workers
                 .into_iter()
                 .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        })
+        })?;
+        let pods = self.pods.iter().map(|pod| &pod.namespace);
+        pods.chain([&self.outside, &self.node]).try_for_each(links::wait_until_ready)
     }
 }
 

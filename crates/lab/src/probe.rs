@@ -324,6 +324,11 @@ fn start_one(probe: &Probe, source: IpAddr) -> io::Result<Attempt> {
         // Closed by a reset: no TIME_WAIT, and an unanswered SYN is not tried again.
         setsockopt(&fd, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 })?;
     }
+    // Otherwise a socket keeps quiet about ICMP errors that may pass (ip(7), ipv6(7)).
+    match family {
+        AddressFamily::Inet => setsockopt(&fd, sockopt::Ipv4RecvErr, &true)?,
+        _ => setsockopt(&fd, sockopt::Ipv6RecvErr, &true)?,
+    }
     let connected = connect(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(probe.to, probe.port)));
     let mut attempt = Attempt {
         socket: Some(match probe.transport {

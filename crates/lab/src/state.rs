@@ -40,20 +40,27 @@ pub(crate) struct Record {
 }
 
 impl State {
-    /// Starts the state of a new lab.
+    /// Starts the state of a new lab. What a dead or a persistent one of this name left is removed first, and
+    /// so are labs of any name whose process is gone although they were not to outlive it. A lab of this name
+    /// that somebody alive is using stays, and is an error.
     pub(crate) fn create(name: &str) -> Result<Self, Error> {
-        let directory = directory_of(name);
         let failed = |path: &Path| format!("creating {} (needs root)", path.display());
         fs::create_dir_all(DIRECTORY).map_err(Error::io(failed(DIRECTORY.as_ref())))?;
-        if let Err(error) = fs::create_dir(&directory) {
-            let exists = error.kind() == std::io::ErrorKind::AlreadyExists;
-            let path = directory.display();
-            return Err(if exists {
-                Error::Foreign(path.to_string())
-            } else {
-                Error::io(failed(&directory))(error)
-            });
+        let _lock = lock()?;
+        for other in names() {
+            let is_over = |record: Record| !record.persistent && record.living_owner().is_none();
+            if other != name && read(&other).is_some_and(is_over) {
+                // What cannot be removed now is for the next.
+                let _left = remove_locked(&other);
+            }
         }
+        let in_use = read(name).filter(|record| !record.persistent).and_then(|record| record.living_owner());
+        if let Some(pid) = in_use {
+            return Err(Error::InUse { name: name.to_owned(), pid });
+        }
+        remove_locked(name)?;
+        let directory = directory_of(name);
+        fs::create_dir(&directory).map_err(Error::io(failed(&directory)))?;
         let path = directory.join("state");
         let file = File::create_new(&path).map_err(Error::io(failed(&path)))?;
         let mut state = Self { name: name.to_owned(), file };
@@ -103,6 +110,22 @@ impl State {
 /// Removes the lab of this name, whoever brought it up: the processes in its namespaces, the namespaces, its
 /// bpffs and its state. Whether there was one.
 pub(crate) fn remove(name: &str) -> Result<bool, Error> {
+    if !directory_of(name).exists() {
+        return Ok(false);
+    }
+    let _lock = lock()?;
+    remove_locked(name)
+}
+
+/// Held while labs are removed or begun: between the look whether one is over and its removal, nobody may
+/// begin another of the same name.
+fn lock() -> Result<File, Error> {
+    let directory = File::open(DIRECTORY).map_err(Error::io(format!("opening {DIRECTORY}")))?;
+    directory.lock().map_err(Error::io(format!("locking {DIRECTORY}")))?;
+    Ok(directory)
+}
+
+fn remove_locked(name: &str) -> Result<bool, Error> {
     let directory = directory_of(name);
     let Some(record) = read(name) else {
         // A crash between the directory and the marker leaves the directory alone or with an empty file.
@@ -124,24 +147,6 @@ pub(crate) fn remove(name: &str) -> Result<bool, Error> {
     }
     fs::remove_dir_all(&directory).map_err(Error::io(format!("removing {}", directory.display())))?;
     Ok(true)
-}
-
-/// Makes room for a lab of this name, and removes those whose process is gone although they were not to outlive
-/// it. A lab of this name that somebody alive is using stays, and is an error.
-pub(crate) fn make_room(name: &str) -> Result<(), Error> {
-    for other in names() {
-        let abandoned =
-            read(&other).is_some_and(|record| !record.persistent && record.living_owner().is_none());
-        if abandoned && other != name {
-            // Somebody else may be removing it at the same time; whatever is left is for the next.
-            let _busy = remove(&other);
-        }
-    }
-    let in_use = read(name).filter(|record| !record.persistent).and_then(|record| record.living_owner());
-    match in_use {
-        Some(pid) => Err(Error::InUse { name: name.to_owned(), pid }),
-        None => remove(name).map(drop),
-    }
 }
 
 /// The names of the labs on this machine.
