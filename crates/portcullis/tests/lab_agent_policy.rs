@@ -71,7 +71,7 @@ fn a_denied_connection_is_cut_within_100_ms_in_the_worst_of_20() {
         });
         let report = stream.stop();
         let last = report.last_delivery.expect("data had flowed");
-        assert!(report.lost() > 100, "the sender went on after the cut: {report:?}");
+        assert!(report.lost() > 20, "the sender went on after the cut: {report:?}");
         worst = worst.max(last.saturating_duration_since(renamed));
         scene.home.apply("policy.yaml", Y_A_FROM_X).expect("a rename");
         eventually("the flow may come back", Duration::from_secs(2), || {
