@@ -10,25 +10,15 @@ use anyhow::anyhow;
 use lab::{Host, Lab, Topology};
 use policy::model::Cluster;
 
-use crate::cli::{LabCommand, LabName};
-use crate::demo;
+use crate::cli::LabName;
 use crate::exit::{self, Failure, system, usage};
 
-/// Does what was asked; the exit code.
+/// Builds a lab that stays; the exit code.
 ///
 /// # Errors
 ///
 /// Manifests that cannot be read (exit code 2), or a system that refuses (3).
-pub fn run(command: &LabCommand) -> Result<u8, Failure> {
-    match command {
-        LabCommand::Up { manifests, lab } => up(manifests, lab),
-        LabCommand::Run { lab, place, command } => enter(lab, place, command),
-        LabCommand::Down { lab } => down(lab),
-        LabCommand::Demo { examples } => demo::run(examples),
-    }
-}
-
-fn up(manifests: &[PathBuf], lab: &LabName) -> Result<u8, Failure> {
+pub fn up(manifests: &[PathBuf], lab: &LabName) -> Result<u8, Failure> {
     let mut topology = if manifests.is_empty() {
         Topology::nine(&lab.name)
     } else {
@@ -54,8 +44,12 @@ fn up(manifests: &[PathBuf], lab: &LabName) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
-/// Becomes the command, inside the namespace.
-fn enter(lab: &LabName, place: &str, command: &[String]) -> Result<u8, Failure> {
+/// Becomes the command, inside a namespace of the lab.
+///
+/// # Errors
+///
+/// No such lab or place (exit code 2), or a command that cannot be run (3).
+pub fn enter(lab: &LabName, place: &str, command: &[String]) -> Result<u8, Failure> {
     let namespace = lab::namespace_path(&lab.name, place);
     if !namespace.exists() {
         let places = lab::namespaces(&lab.name).join(", ");
@@ -68,7 +62,12 @@ fn enter(lab: &LabName, place: &str, command: &[String]) -> Result<u8, Failure> 
     Err(system(anyhow::Error::new(error).context("cannot run nsenter (package util-linux)")))
 }
 
-fn down(lab: &LabName) -> Result<u8, Failure> {
+/// Removes a lab; the exit code.
+///
+/// # Errors
+///
+/// A system that refuses (3).
+pub fn down(lab: &LabName) -> Result<u8, Failure> {
     let mut out = io::stdout().lock();
     let was_there = Lab::remove(&lab.name).map_err(system)?;
     let what = if was_there { "is down" } else { "was not up" };

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use portcullis::cleanup::Cleanup;
-use portcullis::cli::{CleanupArgs, Cli, Command};
+use portcullis::cli::{CleanupArgs, Cli, Command, LabCommand};
 use portcullis::exit::{self, Failure};
-use portcullis::{instance, lab_command, run};
+use portcullis::{demo, instance, lab_command, run};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -15,7 +15,10 @@ fn main() -> ExitCode {
     log(&cli);
     let outcome = match &cli.command {
         Command::Run(args) => run::run(args).map(|()| exit::OK),
-        Command::Lab(command) => lab_command::run(command),
+        Command::Lab(LabCommand::Up { manifests, lab }) => lab_command::up(manifests, lab),
+        Command::Lab(LabCommand::Run { lab, place, command }) => lab_command::enter(lab, place, command),
+        Command::Lab(LabCommand::Down { lab }) => lab_command::down(lab),
+        Command::Lab(LabCommand::Demo { examples }) => demo::run(examples),
         Command::Cleanup(args) => cleanup(args),
     };
     match outcome {

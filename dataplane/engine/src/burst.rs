@@ -1,6 +1,6 @@
 //! The stages that a burst of frames goes through, in order.
 
-use flow::{DropReason, FlowKey, Verdict};
+use flow::{Address, DropReason, FlowKey, Verdict};
 use packet::Packet;
 use table::PolicyTable;
 
@@ -9,8 +9,11 @@ use crate::events::{Event, Events};
 use crate::flows::{Effect, Flows, Millis, Question, Standing};
 use crate::guard::{self, Admission};
 use crate::io::{PacketIo, Slot};
+use crate::shared::Shared;
 use crate::wiring::{Hop, Port, PortId, Wiring};
-use crate::worker::{BURST, Shared, is_unknown_pod, transmit};
+
+/// The most frames that are handled together.
+pub(crate) const BURST: usize = 64;
 
 /// The frames of one burst, by how far they have come. The room is taken once; no stage allocates.
 #[derive(Debug)]
@@ -207,6 +210,23 @@ fn departure<'w>(
         return Err(DropReason::TooBig);
     }
     Ok((port, hop))
+}
+
+/// Queues a frame on a port of this worker, or counts why not.
+pub(crate) fn transmit<Io: PacketIo>(io: &mut Io, slot: Slot, frame: Io::Frame, tally: &mut Tally) {
+    match io.transmit(slot, frame) {
+        Ok(()) => tally.tx += 1,
+        Err(frame) => {
+            io.recycle(frame);
+            tally.drop_one(DropReason::TxRingFull);
+        }
+    }
+}
+
+/// Whether the pod that owns this address has a port here that the policy table does not know of: then no
+/// policy of it is known either, and nothing may pass.
+fn is_unknown_pod(address: Address, wiring: &Wiring, table: &PolicyTable) -> bool {
+    wiring.pod_port(address).is_some() && table.epoch_of(address).is_none()
 }
 
 fn discard<Io: PacketIo>(io: &mut Io, frame: Io::Frame, reason: DropReason, tally: &mut Tally) {

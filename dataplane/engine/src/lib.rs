@@ -19,6 +19,7 @@ pub mod loopback;
 pub mod wiring;
 pub mod worker;
 mod burst;
+pub mod shared;
 mod guard;
 pub mod flows;
 mod state;

@@ -2,63 +2,16 @@
 
 use std::sync::Arc;
 
-use flow::{Address, DropReason};
+use flow::DropReason;
 use table::PolicyTable;
 use table::Reader;
 
-use crate::burst::Burst;
+use crate::burst::{BURST, Burst, transmit};
 use crate::counters::{Counters, Tally};
-use crate::events::Events;
-use crate::flows::{Flows, Millis};
-use crate::handoff::Inbox;
+use crate::flows::Millis;
 use crate::io::{PacketIo, Slot};
+use crate::shared::Shared;
 use crate::wiring::{PortId, Wiring};
-
-/// The most frames that are handled together.
-pub const BURST: usize = 64;
-
-/// Which worker owns a port, and in which slot of its [`PacketIo`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// The worker, counted from zero.
-    pub worker: usize,
-    /// The slot.
-    pub slot: Slot,
-}
-
-/// What all workers share.
-#[derive(Debug)]
-pub struct Shared {
-    /// The connection table.
-    pub flows: Flows,
-    /// What workers tell the control thread.
-    pub events: Events,
-    pub(crate) owners: Vec<Owner>,
-    pub(crate) inboxes: Vec<Inbox>,
-}
-
-impl Shared {
-    /// What the workers that own these ports share: `owners[p]` owns `PortId(p)`.
-    #[must_use]
-    pub fn new(owners: Vec<Owner>, flow_capacity: usize) -> Self {
-        let workers = owners.iter().map(|owner| owner.worker + 1).max().unwrap_or(1);
-        // A single worker hands nothing over.
-        let parcels = if workers > 1 { 1024 } else { 1 };
-        let inboxes = (0..workers).map(|_| Inbox::new(parcels)).collect();
-        Self { flows: Flows::new(flow_capacity), events: Events::default(), owners, inboxes }
-    }
-
-    fn ports_of(&self, worker: usize) -> Vec<PortId> {
-        let mut owned: Vec<(usize, PortId)> = Vec::new();
-        for (port, owner) in self.owners.iter().enumerate() {
-            if owner.worker == worker {
-                owned.push((owner.slot.0, PortId(port as u16)));
-            }
-        }
-        owned.sort_unstable_by_key(|(slot, _)| *slot);
-        owned.into_iter().map(|(_, port)| port).collect()
-    }
-}
 
 /// One worker and the ports that it owns.
 #[derive(Debug)]
@@ -169,17 +122,6 @@ fn take_over<Io: PacketIo>(io: &mut Io, me: usize, shared: &Shared, tally: &mut 
     }
 }
 
-/// Queues a frame on a port of this worker, or counts why not.
-pub(crate) fn transmit<Io: PacketIo>(io: &mut Io, slot: Slot, frame: Io::Frame, tally: &mut Tally) {
-    match io.transmit(slot, frame) {
-        Ok(()) => tally.tx += 1,
-        Err(frame) => {
-            io.recycle(frame);
-            tally.drop_one(DropReason::TxRingFull);
-        }
-    }
-}
-
 /// The time after a start in which connections of before may be recognised by a packet in mid-stream.
 #[derive(Debug)]
 struct Recovery {
@@ -194,10 +136,4 @@ impl Recovery {
         }
         self.until.is_some_and(|until| now < until)
     }
-}
-
-/// Whether the pod that owns this address has a port here that the policy table does not know of: then no
-/// policy of it is known either, and nothing may pass.
-pub(crate) fn is_unknown_pod(address: Address, wiring: &Wiring, table: &PolicyTable) -> bool {
-    wiring.pod_port(address).is_some() && table.epoch_of(address).is_none()
 }

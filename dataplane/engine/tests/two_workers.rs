@@ -8,7 +8,8 @@ use bed::*;
 use engine::flows::Millis;
 use engine::io::{PacketIo, Slot};
 use engine::loopback::Loopback;
-use engine::worker::{Owner, Shared, Worker};
+use engine::shared::{Owner, Shared};
+use engine::worker::Worker;
 use flow::DropReason;
 use table::Publisher;
 
