@@ -63,8 +63,7 @@ impl Following {
         fill(&folder.path().join("manifests"));
         let publisher = Publisher::new();
         let reader = publisher.reader();
-        let (control, events) =
-            Control::new(folder.path().join("manifests"), Scope::Node("node-a".into()), publisher);
+        let (control, events) = Control::new(folder.path().join("manifests"), Scope::AllPods, publisher);
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(control.run(async { drop(stopped.await) }));
         Self { folder, reader, events, stop, running }

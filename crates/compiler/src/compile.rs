@@ -1,6 +1,6 @@
 //! One row for each direction of each local pod.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use flow::{Address, Direction};
@@ -13,8 +13,8 @@ use crate::resolve::Resolved;
 /// Whose connections the table judges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Those of the pods of one node, by its name. The pods of other nodes are peers.
-    Node(String),
+    /// Those of these pods. Other pods are peers only.
+    Pods(BTreeSet<ObjectName>),
     /// Those of all pods.
     AllPods,
 }
@@ -33,7 +33,7 @@ pub fn compile(cluster: &Cluster, scope: &Scope, previous: Option<&PolicyTable>)
     let mut nodes: HashMap<&str, Arc<[Address]>> = HashMap::new();
     for resident in &population.residents {
         let pod = resident.pod;
-        if matches!(scope, Scope::Node(own) if *own != pod.node) {
+        if matches!(scope, Scope::Pods(judged) if !judged.contains(&pod.name)) {
             continue;
         }
         let node = nodes.entry(&pod.node).or_insert_with(|| node_addresses(cluster, &pod.node));
@@ -45,9 +45,6 @@ pub fn compile(cluster: &Cluster, scope: &Scope, previous: Option<&PolicyTable>)
             egress.of(resident),
             ingress.of(resident),
         );
-    }
-    if let Scope::Node(own) = scope {
-        builder.node(cluster.node_addresses(own));
     }
     builder.build(previous)
 }

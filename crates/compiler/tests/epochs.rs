@@ -2,7 +2,7 @@
 
 use compiler::{Scope, compile};
 use flow::FlowKey;
-use policy::model::{Cluster, Phase};
+use policy::model::{Cluster, ObjectName, Phase};
 use table::PolicyTable;
 use testkit::cluster::{ClusterBuilder, address, cluster, connection, pods, policy, rule};
 
@@ -142,12 +142,23 @@ fn a_pod_that_returns_gets_an_epoch_that_it_never_had() {
 }
 
 #[test]
-fn one_node_knows_its_pods_and_addresses_only() {
-    let cluster = shop().node("far", "192.168.0.2").pod("shop/far", "10.0.2.1", "").on("far").build();
-    let table = compile(&cluster, &Scope::Node("far".into()), None);
+fn a_table_knows_the_pods_that_it_judges_only() {
+    let cluster = shop()
+        .node("far", "192.168.0.2")
+        .pod("shop/far", "10.0.2.1", "")
+        .on("far")
+        .policy(policy("shop/closed").ingress([]))
+        .build();
+    let scope = Scope::Pods([ObjectName::new("shop", "far"), ObjectName::new("shop", "nobody")].into());
+    let table = compile(&cluster, &scope, None);
     let names: Vec<_> = table.local_pods().map(|pod| pod.name().to_string()).collect();
     assert_eq!(names, ["shop/far"]);
-    assert_eq!(table.node_addresses(), [address("192.168.0.2")]);
     assert_eq!(table.epoch_of(address("10.0.1.1")), None);
-    assert!(compile(&cluster, &Scope::AllPods, None).node_addresses().is_empty());
+    // Its own node is the node that it names, whatever other pods are judged here.
+    let ingress_from = |src: &str| {
+        let opened = connection(&format!("{src} -> 10.0.2.1 TCP/80"));
+        table.why(&FlowKey::new(opened.protocol, (opened.src, 1), (opened.dst, opened.port))).ingress
+    };
+    assert_eq!(ingress_from("192.168.0.2"), table::Side::Exempt);
+    assert!(matches!(ingress_from("192.168.0.1"), table::Side::Isolated(_)));
 }

@@ -1,10 +1,10 @@
 //! The compiled table against the oracle, on random clusters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use compiler::{Scope, compile};
 use flow::{Direction, Epoch, FlowKey, Verdict};
-use policy::model::Cluster;
+use policy::model::{Cluster, ObjectName};
 use policy::{Connection, Decision, evaluate};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -39,15 +39,16 @@ fn explained(table: &PolicyTable, connection: &Connection) -> Decision {
     Decision { egress: side(why.egress, Direction::Egress), ingress: side(why.ingress, Direction::Ingress) }
 }
 
-fn name(table: &PolicyTable, policy: table::PolicyId) -> policy::model::ObjectName {
+fn name(table: &PolicyTable, policy: table::PolicyId) -> ObjectName {
     let name = &table.policy(policy).name;
-    policy::model::ObjectName::new(&name.namespace, &name.name)
+    ObjectName::new(&name.namespace, &name.name)
 }
 
-/// What the oracle says where only the pods of one node are judged.
-fn on_node(cluster: &Cluster, node: &str, connection: &Connection) -> Decision {
+/// What the oracle says where only these pods are judged.
+fn judging(cluster: &Cluster, judged: &BTreeSet<ObjectName>, connection: &Connection) -> Decision {
     let owners = cluster.owners();
-    let elsewhere = |address| owners.get(&address).is_some_and(|&pod| cluster.pods[pod].node != node);
+    let elsewhere =
+        |address| owners.get(&address).is_some_and(|&pod| !judged.contains(&cluster.pods[pod].name));
     let mut decision = evaluate(cluster, connection);
     if elsewhere(connection.src) {
         decision.egress = policy::Side::Open;
@@ -94,12 +95,23 @@ proptest! {
     #![proptest_config(cases(500))]
 
     #[test]
-    fn a_node_judges_its_own_pods((cluster, connections) in clusters_with_connections(50)) {
-        let table = compile(&cluster, &Scope::Node("node-1".into()), None);
-        agree(&table, &connections, |connection| on_node(&cluster, "node-1", connection))?;
+    fn a_table_judges_the_pods_of_its_scope(
+        (cluster, connections) in clusters_with_connections(50),
+        taken in proptest::collection::vec(any::<bool>(), 16),
+    ) {
+        // Of any nodes: what counts is the pod's name, and its own node stays the one that it names.
+        let judged: BTreeSet<_> = cluster
+            .pods
+            .iter()
+            .zip(taken.into_iter().cycle())
+            .filter(|(_, taken)| *taken)
+            .map(|(pod, _)| pod.name.clone())
+            .collect();
+        let table = compile(&cluster, &Scope::Pods(judged.clone()), None);
+        agree(&table, &connections, |connection| judging(&cluster, &judged, connection))?;
         let owners = cluster.owners();
         for address in places(&cluster) {
-            let local = owners.get(&address).is_some_and(|&pod| cluster.pods[pod].node == "node-1");
+            let local = owners.get(&address).is_some_and(|&pod| judged.contains(&cluster.pods[pod].name));
             prop_assert_eq!(table.epoch_of(address).is_some(), local, "{}", address);
         }
     }

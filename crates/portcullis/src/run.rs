@@ -1,5 +1,6 @@
 //! `portcullis run`: the agent, from its configuration to its end.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use compiler::Scope;
 use control::{Control, Event, Severity};
 use engine::events::Event as Notice;
 use nix::sys::signal::Signal;
+use policy::model::{Cluster, ObjectName};
 use table::{PolicyTable, Publisher};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -59,6 +61,8 @@ struct Agent {
     figures: Figures,
     policy: mpsc::Receiver<Event>,
     control: ControlThread,
+    /// The pods of our ports that name another node, as last warned of.
+    elsewhere: BTreeMap<ObjectName, String>,
 }
 
 /// The thread that keeps the policy table true to the manifests.
@@ -108,7 +112,18 @@ impl Agent {
         let figures = Figures::new(dataplane.counters.clone(), Arc::clone(&dataplane.shared), table.reader());
         let rewire = Rewire::new(&config, view, wiring);
         let (control, policy) = start_control(&config, table)?;
-        Ok(Self { config, instance, dataplane, rewire, links, changes, figures, policy, control })
+        Ok(Self {
+            config,
+            instance,
+            dataplane,
+            rewire,
+            links,
+            changes,
+            figures,
+            policy,
+            control,
+            elsewhere: BTreeMap::new(),
+        })
     }
 
     async fn serve(mut self) -> Result<()> {
@@ -145,10 +160,11 @@ impl Agent {
 
     async fn policy_event(&mut self, event: Event) -> Result<()> {
         match event {
-            Event::Published { table, generation, took, warnings, .. } => {
+            Event::Published { table, cluster, generation, took, warnings } => {
                 for warning in warnings {
                     warn!("{warning}");
                 }
+                self.elsewhere = elsewhere(&self.config, &cluster, &self.elsewhere);
                 let sizes = table.sizes();
                 self.rewire.table(&table, &mut self.dataplane)?;
                 info!(
@@ -247,11 +263,33 @@ impl Agent {
     }
 }
 
+/// The pods of the configured ports that name another node than the configured one, with that node. Says so of
+/// each that is not in `warned`: such a pod's own node, with which it may always talk, is the one that it names.
+fn elsewhere(
+    config: &Config,
+    cluster: &Cluster,
+    warned: &BTreeMap<ObjectName, String>,
+) -> BTreeMap<ObjectName, String> {
+    let ours: BTreeSet<_> = config.ports.iter().map(|port| &port.pod).collect();
+    let elsewhere: BTreeMap<_, _> = cluster
+        .pods
+        .iter()
+        .filter(|pod| ours.contains(&pod.name) && !pod.node.is_empty() && pod.node != config.node)
+        .map(|pod| (pod.name.clone(), pod.node.clone()))
+        .collect();
+    for (pod, node) in elsewhere.iter().filter(|(pod, node)| warned.get(pod) != Some(node)) {
+        warn!(%pod, %node, "the pod has a port here, but names another node as its own");
+    }
+    elsewhere
+}
+
 fn start_control(
     config: &Config,
     table: Publisher<PolicyTable>,
 ) -> Result<(ControlThread, mpsc::Receiver<Event>)> {
-    let (control, events) = Control::new(&config.manifests, Scope::Node(config.node.clone()), table);
+    // The ports decide whose connections are judged here, whatever the pods' nodeName says.
+    let judged = config.ports.iter().map(|port| port.pod.clone()).collect();
+    let (control, events) = Control::new(&config.manifests, Scope::Pods(judged), table);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let (stop, stopped) = oneshot::channel::<()>();
     let thread = thread::Builder::new().name("control".into()).spawn(move || {

@@ -12,7 +12,6 @@ use crate::{Name, PolicyId, PolicyInfo, PolicyTable, Row, RuleId, RuleInfo};
 #[derive(Debug, Default)]
 pub struct TableBuilder {
     pods: Vec<LocalPod>,
-    node_addresses: Vec<Address>,
     policies: Vec<PolicyInfo>,
     rules: Vec<RuleInfo>,
 }
@@ -42,13 +41,6 @@ impl TableBuilder {
         RuleId(number(self.rules.len() - 1))
     }
 
-    /// Names the addresses of the table's own node.
-    pub fn node(&mut self, addresses: impl IntoIterator<Item = Address>) {
-        self.node_addresses.extend(addresses);
-        self.node_addresses.sort_unstable();
-        self.node_addresses.dedup();
-    }
-
     /// Adds a local pod: the addresses that it owns, those of its node, and its rows.
     pub fn pod(
         &mut self,
@@ -75,7 +67,7 @@ impl TableBuilder {
     /// When two pods own one address.
     #[must_use]
     pub fn build(self, previous: Option<&PolicyTable>) -> PolicyTable {
-        let Self { mut pods, node_addresses, policies, rules } = self;
+        let Self { mut pods, policies, rules } = self;
         pods.sort_by(|a, b| (&a.name, &a.uid).cmp(&(&b.name, &b.uid)));
         let fresh = previous.map_or(Epoch::FIRST, fresh_epoch);
         for pod in &mut pods {
@@ -93,7 +85,7 @@ impl TableBuilder {
         let taken = pods.iter().any(|pod| pod.epoch == fresh);
         let newest = if taken { fresh } else { previous.map_or(fresh, |table| table.newest) };
         let generation = previous.map_or(0, |table| table.generation) + 1;
-        PolicyTable { generation, newest, pods, addresses, node_addresses, policies, rules }
+        PolicyTable { generation, newest, pods, addresses, policies, rules }
     }
 }
 

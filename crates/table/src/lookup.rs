@@ -17,7 +17,6 @@ pub struct PolicyTable {
     pub(crate) pods: Vec<LocalPod>,
     /// Every address of every local pod, sorted, with the pod's index.
     pub(crate) addresses: Vec<(Address, usize)>,
-    pub(crate) node_addresses: Vec<Address>,
     pub(crate) policies: Vec<PolicyInfo>,
     pub(crate) rules: Vec<RuleInfo>,
 }
@@ -135,12 +134,6 @@ impl PolicyTable {
         self.pods.iter()
     }
 
-    /// The addresses of the table's own node, sorted. None where it judges the pods of all nodes.
-    #[must_use]
-    pub fn node_addresses(&self) -> &[Address] {
-        &self.node_addresses
-    }
-
     /// How many tables came before this one and itself.
     #[must_use]
     pub const fn generation(&self) -> u64 {
@@ -242,7 +235,6 @@ mod tests {
         let ingress = Row::Isolated { policies: vec![policy], rules };
         let name = Name::new("shop", "web-1");
         builder.pod(name, "", vec![WEB], Arc::from([NODE]), Arc::new(Row::Open), Arc::new(ingress));
-        builder.node([NODE]);
         builder.build(None)
     }
 
@@ -284,7 +276,6 @@ mod tests {
         assert_eq!(table.epoch_of(WEB), Some(Epoch::FIRST));
         assert_eq!(table.epoch_of(CLIENT), None);
         assert_eq!(table.local_pods().map(|pod| pod.addresses()).collect::<Vec<_>>(), [[WEB]]);
-        assert_eq!(table.node_addresses(), [NODE]);
         assert_eq!(table.sizes(), Sizes { policies: 1, rules: 1, pods: 1 });
     }
 }

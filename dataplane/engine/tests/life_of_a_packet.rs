@@ -171,8 +171,7 @@ fn a_neighbour_beyond_the_uplink_is_asked_for() {
 #[test]
 fn a_pod_without_policy_data_is_closed() {
     let mut bed = Bed::new();
-    let mut builder = table::TableBuilder::new();
-    builder.node([address(NODE)]);
+    let builder = table::TableBuilder::new();
     bed.tables.publish(builder.build(bed.tables.current().as_deref()));
     assert_eq!(bed.drops(0, &from_pod(0).ip(A, B).udp(1, 80)), DropReason::UnknownPod);
     assert_eq!(bed.drops(UPLINK, &from_outside().ip(OUTSIDE, B).udp(1, 80)), DropReason::UnknownPod);

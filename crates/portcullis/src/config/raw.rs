@@ -74,7 +74,8 @@ macro_rules! mapping {
 mapping! {
     /// The whole file.
     Root {
-        /// The name of this node, as the pods' `spec.nodeName` has it.
+        /// The name of this node. The ports decide whose policy is enforced here;
+        /// a pod of a port whose `spec.nodeName` is another gets a warning.
         node: String, "node", "name", required;
         /// The folder of the manifests: Namespace, Pod, Node and NetworkPolicy objects as YAML or JSON.
         /// A relative path starts at the folder of this file; `--manifests DIR` outdoes it.
