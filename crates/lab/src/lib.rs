@@ -28,6 +28,7 @@ mod state;
 mod topology;
 mod links;
 mod node;
+mod sctp;
 mod servers;
 mod probe;
 mod stream;

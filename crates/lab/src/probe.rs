@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use flow::Protocol;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
@@ -16,24 +17,37 @@ use nix::sys::socket::{
 
 use crate::error::Error;
 use crate::node::Lab;
+use crate::sctp::{self, Answer, Knock};
 use crate::servers::allow_many_sockets;
 use crate::topology::{Family, Place};
 
-/// A question is asked this many times over UDP within its timeout: a lost datagram is no denial.
-const UDP_TRIES: u32 = 3;
+/// A question is asked this many times over UDP and SCTP within its timeout: a lost datagram is no denial.
+const TRIES: u32 = 3;
 
-/// TCP or UDP.
+/// TCP, UDP or SCTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Transport {
     /// TCP: a connection, a question and its answer.
     Tcp,
     /// UDP: a datagram and its answer.
     Udp,
+    /// SCTP: an INIT and its INIT ACK, made by hand; no association comes of it.
+    Sctp,
 }
 
 impl Transport {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// As policy and packets have it.
+    #[must_use]
+    pub const fn protocol(self) -> Protocol {
+        match self {
+            Self::Tcp => Protocol::TCP,
+            Self::Udp => Protocol::UDP,
+            Self::Sctp => Protocol::SCTP,
+        }
+    }
 }
 
 impl fmt::Display for Transport {
@@ -41,6 +55,7 @@ impl fmt::Display for Transport {
         f.pad(match self {
             Self::Tcp => "TCP",
             Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
         })
     }
 }
@@ -65,7 +80,7 @@ pub enum Outcome {
     Reached(String),
     /// Nothing came.
     TimedOut,
-    /// Somebody said no: a TCP reset, or ICMP port unreachable.
+    /// Somebody said no: a TCP reset, an SCTP abort, or ICMP port or protocol unreachable.
     Refused,
     /// The network said no: no route, or ICMP host or network unreachable or prohibited.
     Unreachable,
@@ -81,7 +96,10 @@ impl Outcome {
     /// What an error of a socket means, `None` when it says nothing about the network.
     pub(crate) fn of(error: &io::Error) -> Option<Self> {
         match error.raw_os_error().map(Errno::from_raw)? {
-            Errno::ECONNREFUSED | Errno::ECONNRESET | Errno::EPIPE => Some(Self::Refused),
+            // The last two are ICMP's protocol unreachable and ICMPv6's unrecognized next header.
+            Errno::ECONNREFUSED | Errno::ECONNRESET | Errno::EPIPE | Errno::ENOPROTOOPT | Errno::EPROTO => {
+                Some(Self::Refused)
+            }
             Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::EACCES | Errno::EPERM => {
                 Some(Self::Unreachable)
             }
@@ -193,13 +211,14 @@ impl Connection {
 enum Socket {
     Tcp(TcpStream),
     Udp(UdpSocket),
+    Sctp(UdpSocket, Knock),
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(socket) => socket.as_fd(),
-            Self::Udp(socket) => socket.as_fd(),
+            Self::Udp(socket) | Self::Sctp(socket, _) => socket.as_fd(),
         }
     }
 }
@@ -223,6 +242,7 @@ impl Attempt {
         match &mut self.socket {
             Some(Socket::Tcp(socket)) => socket.write_all(&self.question),
             Some(Socket::Udp(socket)) => socket.send(&self.question).map(drop),
+            Some(Socket::Sctp(socket, knock)) => socket.send(&knock.packet()).map(drop),
             None => Ok(()),
         }
     }
@@ -254,6 +274,17 @@ impl Attempt {
                 Some(Socket::Udp(socket)) => {
                     self.received.clear();
                     socket.recv(&mut buffer)?
+                }
+                Some(Socket::Sctp(socket, knock)) => {
+                    let length = socket.recv(&mut buffer)?;
+                    let over_ipv4 = socket.local_addr()?.is_ipv4();
+                    match knock.answer(&buffer[..length], over_ipv4) {
+                        Some(Answer::Accepted(identity)) => self.outcome = Some(Outcome::Reached(identity)),
+                        Some(Answer::Refused) => self.outcome = Some(Outcome::Refused),
+                        // Another's: a raw socket sees all that comes from its peer.
+                        None => continue,
+                    }
+                    return Ok(());
                 }
                 None => return Ok(()),
             };
@@ -313,10 +344,37 @@ fn start(lab: &Lab, probes: &[Probe]) -> Result<Vec<Attempt>, Error> {
 }
 
 fn start_one(probe: &Probe, source: IpAddr) -> io::Result<Attempt> {
+    let mut attempt =
+        Attempt { socket: None, question: question(), received: Vec::new(), asked: false, outcome: None };
+    let asked = match probe.transport {
+        Transport::Sctp => {
+            let socket = sctp::raw_socket(source)?;
+            let connected = socket.connect(SocketAddr::new(probe.to, 0));
+            attempt.socket = Some(Socket::Sctp(socket, Knock::at(probe.port)));
+            connected.and_then(|()| attempt.ask())
+        }
+        Transport::Tcp | Transport::Udp => {
+            let (socket, connected) = connect_from(probe, source)?;
+            attempt.socket = Some(socket);
+            match (probe.transport, connected) {
+                (_, Err(Errno::EINPROGRESS)) | (Transport::Tcp, Ok(())) => Ok(()),
+                (_, Ok(())) => attempt.ask(),
+                (_, Err(error)) => Err(error.into()),
+            }
+        }
+    };
+    if let Err(error) = asked {
+        attempt.outcome = Some(Outcome::of(&error).ok_or(error)?);
+    }
+    Ok(attempt)
+}
+
+/// A TCP or UDP socket at its source, and what came of connecting it.
+fn connect_from(probe: &Probe, source: IpAddr) -> io::Result<(Socket, Result<(), Errno>)> {
     let family = if probe.to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let kind = match probe.transport {
         Transport::Tcp => SockType::Stream,
-        Transport::Udp => SockType::Datagram,
+        _ => SockType::Datagram,
     };
     let fd: OwnedFd = socket(family, kind, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
     bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, 0)))?;
@@ -330,25 +388,11 @@ fn start_one(probe: &Probe, source: IpAddr) -> io::Result<Attempt> {
         _ => setsockopt(&fd, sockopt::Ipv6RecvErr, &true)?,
     }
     let connected = connect(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(probe.to, probe.port)));
-    let mut attempt = Attempt {
-        socket: Some(match probe.transport {
-            Transport::Tcp => Socket::Tcp(fd.into()),
-            Transport::Udp => Socket::Udp(fd.into()),
-        }),
-        question: question(),
-        received: Vec::new(),
-        asked: false,
-        outcome: None,
+    let socket = match probe.transport {
+        Transport::Tcp => Socket::Tcp(fd.into()),
+        _ => Socket::Udp(fd.into()),
     };
-    let asked = match (probe.transport, connected) {
-        (_, Err(Errno::EINPROGRESS)) | (Transport::Tcp, Ok(())) => Ok(()),
-        (Transport::Udp, Ok(())) => attempt.ask(),
-        (_, Err(error)) => Err(error.into()),
-    };
-    if let Err(error) = asked {
-        attempt.outcome = Some(Outcome::of(&error).ok_or(error)?);
-    }
-    Ok(attempt)
+    Ok((socket, connected))
 }
 
 /// Waits until all have an outcome or the time is up.
@@ -367,11 +411,11 @@ fn finish(attempts: &mut [Attempt], timeout: Duration) -> Result<(), Error> {
     let mut events = [EpollEvent::empty(); 256];
     let mut open = attempts.iter().filter(|attempt| attempt.outcome.is_none()).count();
     while open > 0 && begin.elapsed() < timeout {
-        let next_try = timeout * tries / UDP_TRIES;
+        let next_try = timeout * tries / TRIES;
         if begin.elapsed() >= next_try {
             tries += 1;
             for attempt in attempts.iter_mut().filter(|attempt| attempt.outcome.is_none()) {
-                if let Some(Socket::Udp(_)) = attempt.socket
+                if let Some(Socket::Udp(_) | Socket::Sctp(..)) = attempt.socket
                     && let Err(error) = attempt.ask()
                 {
                     // A full queue is no answer; a refusal of the first try is.

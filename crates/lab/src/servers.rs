@@ -1,7 +1,7 @@
 //! Servers at every address of the lab that say who they are, all on one thread.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -13,10 +13,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::error::Error;
 use crate::node::Lab;
+use crate::sctp;
 use crate::topology::Place;
 
-/// TCP and UDP servers. To whatever they receive they answer with the same bytes, a space, the name of the
-/// [`Place`] that serves, and a line end. They stop when dropped.
+/// TCP, UDP and SCTP servers. To whatever they receive over TCP and UDP they answer with the same bytes, a space,
+/// the name of the [`Place`] that serves, and a line end; to an SCTP INIT with an INIT ACK whose cookie is that
+/// name. They stop when dropped.
 #[derive(Debug)]
 pub struct Servers {
     stop: UnixStream,
@@ -87,6 +89,8 @@ fn bind(addresses: &[IpAddr], ports: &[u16]) -> io::Result<Vec<Socket>> {
             udp.set_nonblocking(true)?;
             sockets.extend([Socket::Listener(tcp), Socket::Udp(udp)]);
         }
+        // One for all ports: a raw socket has none. What it takes, the kernel does not answer by ICMP.
+        sockets.push(Socket::Sctp(sctp::raw_socket(address)?, ports.into()));
     }
     Ok(sockets)
 }
@@ -96,6 +100,7 @@ enum Socket {
     Listener(TcpListener),
     Connection(TcpStream),
     Udp(UdpSocket),
+    Sctp(UdpSocket, Arc<[u16]>),
     Stop(UnixStream),
 }
 
@@ -127,7 +132,7 @@ impl Loop {
         let fd = match &socket {
             Socket::Listener(socket) => socket.as_fd(),
             Socket::Connection(socket) => socket.as_fd(),
-            Socket::Udp(socket) => socket.as_fd(),
+            Socket::Udp(socket) | Socket::Sctp(socket, _) => socket.as_fd(),
             Socket::Stop(socket) => socket.as_fd(),
         };
         let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
@@ -196,6 +201,21 @@ fn serve(socket: &mut Socket, identity: &str, buffer: &mut [u8]) -> Next {
                 match socket.recv_from(buffer) {
                     Ok((length, client)) => {
                         let _unanswerable = socket.send_to(&answer(&buffer[..length]), client);
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(_) => {}
+                }
+            }
+            Next::Keep
+        }
+        Socket::Sctp(socket, ports) => {
+            let over_ipv4 = socket.local_addr().is_ok_and(|address| address.is_ipv4());
+            for _ in 0..64 {
+                match socket.recv_from(buffer) {
+                    Ok((length, client)) => {
+                        if let Some(reply) = sctp::reply(&buffer[..length], over_ipv4, ports, identity) {
+                            let _unanswerable = socket.send_to(&reply, SocketAddr::new(client.ip(), 0));
+                        }
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     Err(_) => {}

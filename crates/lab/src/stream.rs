@@ -37,7 +37,7 @@ pub struct StreamPlan {
     pub family: Family,
     /// The receiver's port, which nobody else may have.
     pub port: u16,
-    /// Over what.
+    /// Over what: TCP or UDP.
     pub transport: Transport,
     /// Records a second, at least one.
     pub rate: u32,
@@ -128,7 +128,7 @@ impl Stream {
     /// Starts receiver and sender. A TCP stream connects first.
     ///
     /// # Errors
-    /// When a place or an address is not in the lab, the port is taken, or TCP does not connect.
+    /// When a place or an address is not in the lab, the port is taken, TCP does not connect, or it is to be SCTP.
     pub fn start(lab: &Lab, plan: &StreamPlan) -> Result<Self, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed) | u64::from(std::process::id()) << 32;
@@ -166,6 +166,10 @@ impl Stream {
                     accept(&listener, &sender).map_err(Error::io("accepting the stream's connection"))?;
                 let send = move || send_tcp(&sending, sender, rate, limit, id);
                 (Box::new(send), Box::new(move || receive_tcp(&receiving, receiver, id, limit)))
+            }
+            Transport::Sctp => {
+                let unsupported = ErrorKind::Unsupported;
+                return Err(Error::io("starting a stream over SCTP")(io::Error::from(unsupported)));
             }
         };
         let spawn = |name: &str, work: Work| {

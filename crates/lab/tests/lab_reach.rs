@@ -34,7 +34,7 @@ fn ask(lab: &Lab, questions: &[(Place, Probe)]) -> Vec<Outcome> {
 }
 
 #[test]
-fn every_pair_reaches_each_other_over_tcp_and_udp_and_both_families() {
+fn every_pair_reaches_each_other_over_every_transport_and_both_families() {
     let begin = Instant::now();
     let lab = Lab::up(&Topology::nine(Lab::unique())).unwrap();
     let up = begin.elapsed();
@@ -47,7 +47,7 @@ fn every_pair_reaches_each_other_over_tcp_and_udp_and_both_families() {
     let begin = Instant::now();
     let outcomes = ask(&lab, &questions);
     let nine_by_nine = begin.elapsed();
-    assert_eq!(outcomes.len(), 9 * 9 * 4);
+    assert_eq!(outcomes.len(), 9 * 9 * 6);
 
     let everybody = all_questions(&lab, &places, &places);
     let begin = Instant::now();
@@ -56,7 +56,7 @@ fn every_pair_reaches_each_other_over_tcp_and_udp_and_both_families() {
         assert!(matrix.note(&probe.from, to, true, &outcome), "{probe:?}: {outcome}");
     }
     let all = begin.elapsed();
-    assert_eq!(matrix.totals(), (14 * 14 * 4, 0));
+    assert_eq!(matrix.totals(), (14 * 14 * 6, 0));
     for ((to, probe), outcome) in questions.iter().zip(outcomes) {
         assert!(outcome.reached(to), "{probe:?}: {outcome}");
     }
@@ -66,6 +66,30 @@ fn every_pair_reaches_each_other_over_tcp_and_udp_and_both_families() {
     let down = begin.elapsed();
     println!("up {up:?}, down {down:?}, 9x9 over everything {nine_by_nine:?}, 14x14 {all:?}\n{matrix}");
     assert!(up < Duration::from_secs(2) && down < Duration::from_secs(2), "up {up:?}, down {down:?}");
+}
+
+#[test]
+fn sctp_is_never_taken_for_another_protocol() {
+    let lab = Lab::up(&Topology::nine(Lab::unique())).unwrap();
+    let (a, b) = (Place::pod("x", "a"), Place::pod("y", "b"));
+    let _servers = Servers::start(&lab, &[PORT]).unwrap();
+    for denied in Transport::ALL {
+        let number = match denied {
+            Transport::Tcp => 6,
+            Transport::Udp => 17,
+            Transport::Sctp => 132,
+        };
+        let rules = format!(
+            "add table inet t; flush table inet t; add chain inet t f {{ type filter hook forward priority 0; }}; \
+             add rule inet t f meta l4proto {number} drop"
+        );
+        assert!(lab.node().command("nft").arg(rules).status().unwrap().success());
+        for (transport, family) in Transport::ALL.into_iter().flat_map(|t| Family::ALL.map(|f| (t, f))) {
+            let to = lab.address(&b, family).unwrap();
+            let outcome = probe(&lab, &a, to, PORT, transport, Duration::from_millis(400)).unwrap();
+            assert_eq!(outcome.reached(&b), transport != denied, "{transport} {family}, {denied} denied");
+        }
+    }
 }
 
 #[test]
@@ -122,7 +146,7 @@ fn hundreds_of_denied_probes_cost_one_timeout() {
         // A pod reaches itself without the node.
         assert!(matrix.note(&probe.from, to, probe.from == *to, outcome), "{probe:?}: {outcome}");
     }
-    println!("{} denied of {}: {took:?}\n{matrix}", 8 * 9 * 4, probes.len());
+    println!("{} denied of {}: {took:?}\n{matrix}", 8 * 9 * 6, probes.len());
     assert_eq!(matrix.mark(&Place::pod("x", "a"), &Place::pod("z", "c")), Mark::Denied);
     assert!(took < Duration::from_secs(1), "{took:?}");
 }

@@ -39,7 +39,7 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) {
 fn an_undisturbed_stream_loses_nothing_and_keeps_its_rate() {
     let lab = lab();
     for family in Family::ALL {
-        for transport in Transport::ALL {
+        for transport in [Transport::Tcp, Transport::Udp] {
             let stream = Stream::start(&lab, &plan(transport, family, 2000, 400)).unwrap();
             wait_for("the stream ends", || stream.is_finished());
             let report = stream.stop();
@@ -77,7 +77,7 @@ fn a_udp_stream_counts_exactly_what_the_node_let_through() {
 #[test]
 fn the_last_delivery_of_a_cut_stream_is_before_the_cut_took_hold() {
     let lab = lab();
-    for transport in Transport::ALL {
+    for transport in [Transport::Tcp, Transport::Udp] {
         let stream = Stream::start(&lab, &plan(transport, Family::V6, 1000, 100_000)).unwrap();
         wait_for("the stream flows", || stream.report().delivered >= 100);
         nft(

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use flow::{Address, DropReason, Protocol, Verdict};
+use flow::{Address, DropReason, Verdict};
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::{
     Family, Flood, Lab, Matrix, Place, Probe, Servers, Stream, StreamPlan, Topology, Transport, probe_all,
@@ -21,6 +21,7 @@ use crate::lab_agent::{AgentHome, LabAgent};
 use crate::lab_command;
 
 const PORTS: [u16; 2] = [80, 53];
+const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
 const TIMEOUT: Duration = Duration::from_millis(1500);
 /// The stream that the changed policy cuts.
 const RATE: u32 = 5000;
@@ -112,7 +113,7 @@ impl Demo<'_> {
         let targets: Vec<Place> = pods.iter().cloned().chain(outside).collect();
         let mut asked = Vec::new();
         for (port, transport) in
-            PORTS.iter().flat_map(|port| Transport::ALL.map(|transport| (*port, transport)))
+            PORTS.iter().flat_map(|port| TRANSPORTS.map(|transport| (*port, transport)))
         {
             for from in &pods {
                 for to in targets.iter().filter(|to| *to != from) {
@@ -135,7 +136,7 @@ impl Demo<'_> {
             let connection = Connection {
                 src: Address::from(lab.address(&probe.from, *family)?),
                 dst: Address::from(probe.to),
-                protocol: protocol(probe.transport),
+                protocol: probe.transport.protocol(),
                 port: probe.port,
             };
             let allowed = expected(&connection) == Verdict::Allow;
@@ -155,7 +156,7 @@ impl Demo<'_> {
         let mut text = format!("\n{title} ({} connections in {:.1} s)\n", asked.len(), took.as_secs_f64());
         text += "  . expected open, and is    X expected closed, and is    ! not as expected\n";
         for (port, transport) in
-            PORTS.iter().flat_map(|port| Transport::ALL.map(|transport| (*port, transport)))
+            PORTS.iter().flat_map(|port| TRANSPORTS.map(|transport| (*port, transport)))
         {
             let matrix = &matrices[&(port, transport)];
             write!(text, "\n{transport} {port}, IPv4 and IPv6 (rows connect to columns)\n{matrix}")?;
@@ -286,13 +287,6 @@ fn home_away(lab: &Lab, folder: &Path) -> Result<()> {
         return Err(anyhow!("cannot clean up: {}", String::from_utf8_lossy(&output.stderr)));
     }
     Ok(fs::remove_dir_all(folder)?)
-}
-
-const fn protocol(transport: Transport) -> Protocol {
-    match transport {
-        Transport::Tcp => Protocol::TCP,
-        Transport::Udp => Protocol::UDP,
-    }
 }
 
 /// Results on stdout; on a terminal, what is going on now as a spinner on stderr, else as plain lines.
