@@ -4,7 +4,7 @@
 //! are followed, so the layout of a ConfigMap volume works: `a.yaml -> ..data/a.yaml`, `..data -> ..2026_01_01`.
 //! What would block or never end is refused: pipes, devices, link loops, too much.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -14,18 +14,36 @@ use manifest::Diagnostic;
 
 /// Most files of one folder.
 const MAX_FILES: usize = 4096;
-/// Most bytes of all files of one folder: 256 MiB.
-const MAX_TOTAL: u64 = 256 << 20;
+/// Most bytes of all files that make one set: 256 MiB.
+pub(crate) const MAX_TOTAL: u64 = 256 << 20;
 /// How often a folder is read again because it changed meanwhile.
 const TRIES: usize = 5;
 
-/// A file and what it holds.
-#[derive(Debug)]
-pub(crate) struct Source {
-    /// Its path, as diagnostics name it.
-    pub(crate) name: String,
-    /// At most one byte more than a manifest may have.
-    pub(crate) bytes: Vec<u8>,
+/// A text of manifests that has been read, and what it is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The path of the file, or another name, as diagnostics show it.
+    pub name: String,
+    /// What it holds. Of a text that is too long, a little more than a manifest may have.
+    pub bytes: Vec<u8>,
+}
+
+impl Source {
+    /// Reads a stream to its end, or until it is too long for a manifest.
+    ///
+    /// # Errors
+    ///
+    /// When the stream cannot be read.
+    pub fn from_stream(name: impl Into<String>, stream: impl io::Read) -> Result<Self, Diagnostic> {
+        let name = name.into();
+        match bounded(stream) {
+            Ok(bytes) => Ok(Self { name, bytes }),
+            Err(error) => {
+                let message = format!("cannot be read: {error}");
+                Err(Diagnostic::error(Arc::from(name), "unreadable", message))
+            }
+        }
+    }
 }
 
 /// What tells a changed file from the same one without reading it.
@@ -150,12 +168,12 @@ fn read(path: &Path) -> Result<Vec<u8>, Diagnostic> {
     if !file.metadata().map_err(unreadable)?.is_file() {
         return Err(no_file());
     }
-    bounded(&file).map_err(unreadable)
+    bounded(file).map_err(unreadable)
 }
 
-fn bounded(file: &File) -> io::Result<Vec<u8>> {
+fn bounded(stream: impl io::Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(manifest::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    stream.take(manifest::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -166,6 +184,7 @@ fn refuse(path: &Path, code: &'static str, message: impl Into<String>) -> Diagno
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
     use std::os::unix::fs::symlink;
 
     #[test]

@@ -5,10 +5,24 @@ use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use manifest::{Diagnostic, Item, Object};
+use manifest::{Diagnostic, Item, Object, Parsed};
 use policy::model::{Cluster, Origin};
 
-use crate::files::{self, Source};
+use crate::files::{self, MAX_TOTAL, Source};
+
+/// Most objects of one set.
+const MAX_OBJECTS: usize = 1 << 18;
+/// Most YAML nodes of one set, those that aliases repeat included.
+const MAX_NODES: usize = 16 << 20;
+
+/// What a set of manifests says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loaded {
+    /// The objects of all of them.
+    pub cluster: Cluster,
+    /// What was accepted but deserves a word.
+    pub warnings: Vec<Diagnostic>,
+}
 
 /// Reads files, and folders as [`Control`](crate::Control) would, into one cluster. Warnings are left out.
 ///
@@ -16,6 +30,15 @@ use crate::files::{self, Source};
 ///
 /// Everything that is wrong with any of them.
 pub fn load(paths: &[PathBuf]) -> Result<Cluster, Vec<Diagnostic>> {
+    Ok(assemble(&read(paths)?)?.cluster)
+}
+
+/// Reads files, and the manifests of folders.
+///
+/// # Errors
+///
+/// Names the paths that cannot be read, or too much of them.
+pub fn read(paths: &[PathBuf]) -> Result<Vec<Source>, Vec<Diagnostic>> {
     let mut sources = Vec::new();
     for path in paths {
         if path.is_dir() {
@@ -23,15 +46,75 @@ pub fn load(paths: &[PathBuf]) -> Result<Cluster, Vec<Diagnostic>> {
         } else {
             sources.extend(files::read_all(std::iter::once(path.as_path()))?);
         }
+        within_total(&sources)?;
     }
-    let (mut items, mut errors) = (Vec::new(), Vec::new());
-    for Source { name, bytes } in &sources {
+    Ok(sources)
+}
+
+/// One cluster of texts that have been read already: a set, bounded as a whole.
+///
+/// # Errors
+///
+/// Everything that is wrong with any of them.
+pub fn assemble(sources: &[Source]) -> Result<Loaded, Vec<Diagnostic>> {
+    within_total(sources)?;
+    let (mut items, mut warnings, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    let mut budget = Budget::default();
+    for Source { name, bytes } in sources {
         match manifest::parse_bytes(name, bytes) {
-            Ok(parsed) => items.extend(parsed.objects),
+            Ok(parsed) => {
+                budget.spend(name, &parsed).map_err(|error| vec![error])?;
+                items.extend(parsed.objects);
+                warnings.extend(parsed.warnings);
+            }
             Err(found) => errors.extend(found),
         }
     }
-    if errors.is_empty() { cluster(items.iter()) } else { Err(errors) }
+    if errors.is_empty() { Ok(Loaded { cluster: cluster(items.iter())?, warnings }) } else { Err(errors) }
+}
+
+fn within_total(sources: &[Source]) -> Result<(), Vec<Diagnostic>> {
+    let mut total = 0;
+    for Source { name, bytes } in sources {
+        total += bytes.len() as u64;
+        if total > MAX_TOTAL {
+            let message = format!("the files together exceed {MAX_TOTAL} bytes");
+            return Err(vec![Diagnostic::error(Arc::from(name.as_str()), "too-large", message)]);
+        }
+    }
+    Ok(())
+}
+
+/// What one set may still hold.
+pub(crate) struct Budget {
+    objects: usize,
+    nodes: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { objects: MAX_OBJECTS, nodes: MAX_NODES }
+    }
+}
+
+impl Budget {
+    /// Takes what a text holds from what the set may hold.
+    ///
+    /// # Errors
+    ///
+    /// At the text that goes beyond.
+    pub(crate) fn spend(&mut self, name: &str, parsed: &Parsed) -> Result<(), Diagnostic> {
+        let refuse = |message| Diagnostic::error(Arc::from(name), "too-large", message);
+        self.objects = self
+            .objects
+            .checked_sub(parsed.objects.len())
+            .ok_or_else(|| refuse(format!("the files together hold more than {MAX_OBJECTS} objects")))?;
+        self.nodes = self
+            .nodes
+            .checked_sub(parsed.nodes)
+            .ok_or_else(|| refuse(format!("the files together hold more than {MAX_NODES} YAML nodes")))?;
+        Ok(())
+    }
 }
 
 /// One cluster of all objects.

@@ -18,6 +18,7 @@ mod watch;
 mod index;
 mod publish;
 
-pub use index::load;
+pub use files::Source;
+pub use index::{Loaded, assemble, load, read};
 pub use manifest::{Diagnostic, Severity};
 pub use publish::{Control, Event};

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use crate::files::{self, Listing, Source};
-use crate::index;
+use crate::index::{self, Budget};
 use crate::watch::Watch;
 
 /// How often the folder is looked at without an event, and old tables are freed.
@@ -176,7 +176,7 @@ impl Control {
         self.read = None;
         let (sources, listing) = files::read_folder(&self.folder)?;
         self.read = Some((listing, Instant::now()));
-        self.remember(sources);
+        self.remember(sources).map_err(|error| vec![error])?;
         let (mut items, mut warnings, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         let mut names: Vec<&String> = self.parsed.keys().collect();
         names.sort();
@@ -203,17 +203,22 @@ impl Control {
         Ok((index::cluster(items.into_iter())?, warnings))
     }
 
-    /// Parses what is new, and forgets files that are gone.
-    fn remember(&mut self, sources: Vec<Source>) {
+    /// Parses what is new, and forgets files that are gone. Ends at the file with which the set becomes too large.
+    fn remember(&mut self, sources: Vec<Source>) -> Result<(), Diagnostic> {
         let mut before = std::mem::take(&mut self.parsed);
+        let mut budget = Budget::default();
         for Source { name, bytes } in sources {
             let known = before.remove(&name).filter(|known| known.bytes == bytes);
             let remembered = known.unwrap_or_else(|| {
                 let said = manifest::parse_bytes(&name, &bytes);
                 Remembered { bytes, said }
             });
+            if let Ok(parsed) = &remembered.said {
+                budget.spend(&name, parsed)?;
+            }
             self.parsed.insert(name, remembered);
         }
+        Ok(())
     }
 
     fn report(&self, diagnostics: &[Diagnostic]) -> String {

@@ -3,13 +3,19 @@
 //! ```text
 //! bytes ─ tree ──────── nodes with positions (the only place that knows the YAML library)
 //!           └ object ── documents, lists, kinds, metadata
-//!                ├ network_policy ─ selector, ports, cidr     strict: people write these
-//!                └ pod, node                                  lenient: kubectl prints these
+//!                ├ network_policy ─ selector, ports, cidr     unknown fields refused: people write these
+//!                ├ annotation                                 a namespace's isolation of before the API
+//!                └ pod, node                                  unknown fields passed over: kubectl prints these
 //! ```
 //!
 //! A NetworkPolicy is judged as the API server would judge it, and unknown fields are errors: a field that is
 //! silently lost usually means a policy that silently allows. Of a Pod, Namespace or Node only the fields that
 //! policy looks at are read. JSON is read too, being YAML.
+//!
+//! An object that carries `metadata.uid`, `resourceVersion`, `creationTimestamp` or `managedFields` comes from a
+//! cluster: an API server took it, perhaps a newer or an older one, and refusing the file would help nobody. What
+//! is not understood in it is a warning and matches nothing. Its name, labels and addresses must be readable all
+//! the same: there is no closed reading of a pod that no policy finds.
 //!
 //! Nil and empty die here, by the defaulting of networking.k8s.io/v1 (`pkg/apis/networking/v1/defaults.go`):
 //! what comes out is a [`policy::model`] object that cannot express the difference.
@@ -21,6 +27,7 @@ mod tree;
 mod suggest;
 mod reader;
 mod object;
+mod annotation;
 mod network_policy;
 mod selector;
 mod ports;
@@ -28,12 +35,14 @@ mod cidr;
 mod names;
 mod pod;
 mod node;
+mod embedded;
 
 use std::sync::Arc;
 
 use policy::model::{Namespace, NetworkPolicy, Node, Origin, Pod};
 
 pub use diagnostic::{Diagnostic, Severity};
+pub use embedded::Embedded;
 
 use crate::reader::Reader;
 
@@ -47,6 +56,8 @@ pub struct Parsed {
     pub objects: Vec<Item>,
     /// What is accepted but deserves a word.
     pub warnings: Vec<Diagnostic>,
+    /// How many YAML nodes the text has, those that aliases repeat included: what it costs to keep.
+    pub nodes: usize,
 }
 
 /// An object and its place.
@@ -117,7 +128,8 @@ pub fn parse(source: &str, text: &str) -> Result<Parsed, Vec<Diagnostic>> {
     if diagnostics.iter().any(|d| d.severity == Severity::Error) {
         return Err(diagnostics);
     }
-    Ok(Parsed { objects, warnings: diagnostics })
+    let nodes = documents.iter().map(tree::Node::size).sum();
+    Ok(Parsed { objects, warnings: diagnostics, nodes })
 }
 
 /// Like [`parse`], for bytes that may not be text.

@@ -1,8 +1,13 @@
 //! `networking.k8s.io/v1` NetworkPolicy: the fields, checks and defaults of the API server, unknown fields
 //! refused.
+//!
+//! What is not understood in a stored object is an item less that allows something, never one more: a peer or a
+//! port that matches nothing, a rule that allows nothing, a policy that isolates without allowing.
 
 use ipnet::IpNet;
-use policy::model::{IpBlock, Isolation, Namespaces, NetworkPolicy, ObjectName, Origin, Peer, Peers, Rule};
+use policy::model::{
+    IpBlock, Isolation, Namespaces, NetworkPolicy, ObjectName, Origin, Peer, Peers, Ports, Rule,
+};
 use policy::selector::Selector;
 
 use crate::cidr;
@@ -53,78 +58,110 @@ pub(crate) fn read(
     name: ObjectName,
     origin: Origin,
 ) -> NetworkPolicy {
-    reader.only(object, &FIELDS, None);
-    let spec = get(object, "spec").and_then(|node| reader.mapping(node, "`spec`")).unwrap_or_default();
-    reader.only(spec, &SPEC, None);
+    passed_over(reader, |reader| reader.only(object, &FIELDS, None));
+    let isolated = |rules| Isolation::Isolated { rules };
+    let spec = reader.item("the policy isolates every pod of its namespace and allows nothing", |reader| {
+        get(object, "spec").map_or(Some(&[][..]), |node| reader.mapping(node, "`spec`"))
+    });
+    let Some(spec) = spec else {
+        let (ingress, egress) = (isolated(Vec::new()), isolated(Vec::new()));
+        return NetworkPolicy { name, origin, subjects: Selector::default(), ingress, egress };
+    };
+    passed_over(reader, |reader| reader.only(spec, &SPEC, None));
     // "podSelector … An empty podSelector matches all pods in this namespace."
-    let subjects = get(spec, "podSelector")
-        .map_or_else(Selector::default, |n| selector::read(reader, n, "`podSelector`"));
+    let subjects =
+        reader.item("the policy isolates every pod of its namespace and allows nothing", |reader| {
+            let read = |node| selector::read(reader, node, "`podSelector`");
+            Some(get(spec, "podSelector").map_or_else(Selector::default, read))
+        });
     let ingress = rules(reader, spec, INGRESS);
     let egress = rules(reader, spec, EGRESS);
     let types = policy_types(reader, spec);
     // SetDefaults_NetworkPolicy: "[Ingress]" if none is given, and "Egress" if there are egress rules.
-    let (into, out_of) = types.unwrap_or((true, !egress.is_empty()));
-    let isolation = |named: bool, rules| if named { Isolation::Isolated { rules } } else { Isolation::Open };
-    NetworkPolicy {
-        name,
-        origin,
-        subjects,
-        ingress: isolation(into, ingress),
-        egress: isolation(out_of, egress),
-    }
+    let egress_rules = egress.as_ref().is_none_or(|rules| !rules.is_empty());
+    let (into, out_of) = types.unwrap_or((true, egress_rules));
+    let allowed = |rules: Option<Vec<Rule>>| rules.filter(|_| subjects.is_some()).unwrap_or_default();
+    let isolation = |named: bool, rules| if named { isolated(allowed(rules)) } else { Isolation::Open };
+    let (ingress, egress) = (isolation(into, ingress), isolation(out_of, egress));
+    NetworkPolicy { name, origin, subjects: subjects.unwrap_or_default(), ingress, egress }
+}
+
+/// What a stored object says beside what is read of it means nothing here.
+pub(crate) fn passed_over(reader: &mut Reader<'_>, check: impl FnOnce(&mut Reader<'_>)) {
+    let _checked: Option<()> = reader.item("it is passed over", |reader| {
+        check(reader);
+        Some(())
+    });
 }
 
 /// Whether `policyTypes` names ingress and egress; nothing where it is absent or empty.
 fn policy_types(reader: &mut Reader<'_>, spec: &Entries) -> Option<(bool, bool)> {
     let list = get(spec, "policyTypes")?;
-    let items = reader.sequence(list, "`policyTypes`")?;
-    if items.len() > 2 {
-        reader.error(list, "unsupported-value", "`policyTypes` may not specify more than two policy types");
-    }
-    let mut named = (false, false);
-    for item in items {
-        let Some(text) = reader.string(item, "an item of `policyTypes`") else { continue };
-        let slot = match text {
-            "Ingress" => &mut named.0,
-            "Egress" => &mut named.1,
-            other => {
-                let message = format!("unsupported policy type \"{}\"", other.escape_debug());
-                let suggestion = match suggest::closest(other, &["Egress", "Ingress"]) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => String::from("supported: Egress, Ingress"),
-                };
-                reader.error_with(item, "unsupported-value", message, suggestion);
-                continue;
-            }
-        };
-        if *slot {
-            reader.warn(item, "duplicate-policy-type", format!("`{text}` is written twice"));
+    let read = reader.item("the policy isolates in both directions", |reader| {
+        let items = reader.sequence(list, "`policyTypes`")?;
+        if items.len() > 2 {
+            let message = "`policyTypes` may not specify more than two policy types";
+            reader.error(list, "unsupported-value", message);
         }
-        *slot = true;
-    }
-    (!items.is_empty()).then_some(named)
+        let mut named = (false, false);
+        for item in items {
+            policy_type(reader, item, &mut named);
+        }
+        Some((!items.is_empty()).then_some(named))
+    });
+    // What is not understood may stand for either direction.
+    read.unwrap_or(Some((true, true)))
 }
 
-fn rules(reader: &mut Reader<'_>, spec: &Entries, side: Side) -> Vec<Rule> {
-    let Some(node) = get(spec, side.rules) else { return Vec::new() };
-    let items = reader.sequence(node, &format!("`{}`", side.rules)).unwrap_or_default();
-    items.iter().filter_map(|item| rule(reader, item, side)).collect()
-}
-
-fn rule(reader: &mut Reader<'_>, node: &Node, side: Side) -> Option<Rule> {
-    let entries = match node.value {
-        // A null item is `{}` to the API server, which allows everything: hardly what an empty line meant.
-        Value::Null => {
-            let message = format!("an empty item of `{}` is a rule that allows everything", side.rules);
-            reader.warn(node, "empty-rule", message);
-            &[]
+/// One entry of `policyTypes`.
+fn policy_type(reader: &mut Reader<'_>, item: &Node, named: &mut (bool, bool)) {
+    let Some(text) = reader.string(item, "an item of `policyTypes`") else { return };
+    let slot = match text {
+        "Ingress" => &mut named.0,
+        "Egress" => &mut named.1,
+        other => {
+            let message = format!("unsupported policy type \"{}\"", other.escape_debug());
+            let suggestion = match suggest::closest(other, &["Egress", "Ingress"]) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => String::from("supported: Egress, Ingress"),
+            };
+            reader.error_with(item, "unsupported-value", message, suggestion);
+            return;
         }
-        _ => reader.mapping(node, &format!("an item of `{}`", side.rules))?,
     };
-    reader.only(entries, &[side.peers, "ports"], None);
-    let peers = peers(reader, get(entries, side.peers), side);
-    let ports = ports::read(reader, get(entries, "ports"));
-    Some(Rule { origin: reader.origin(node), peers, ports })
+    if *slot {
+        reader.warn(item, "duplicate-policy-type", format!("`{text}` is written twice"));
+    }
+    *slot = true;
+}
+
+/// The rules of one direction; `None` if they are no list.
+fn rules(reader: &mut Reader<'_>, spec: &Entries, side: Side) -> Option<Vec<Rule>> {
+    let Some(node) = get(spec, side.rules) else { return Some(Vec::new()) };
+    let items = reader.item("the policy isolates and allows nothing in this direction", |reader| {
+        reader.sequence(node, &format!("`{}`", side.rules))
+    })?;
+    Some(items.iter().map(|item| rule(reader, item, side)).collect())
+}
+
+fn rule(reader: &mut Reader<'_>, node: &Node, side: Side) -> Rule {
+    let read = reader.item("the rule allows nothing", |reader| {
+        let entries = match node.value {
+            // A null item is `{}` to the API server, which allows everything: hardly what an empty line meant.
+            Value::Null => {
+                let message = format!("an empty item of `{}` is a rule that allows everything", side.rules);
+                reader.warn(node, "empty-rule", message);
+                &[]
+            }
+            _ => reader.mapping(node, &format!("an item of `{}`", side.rules))?,
+        };
+        reader.only(entries, &[side.peers, "ports"], None);
+        let peers = peers(reader, get(entries, side.peers), side);
+        let ports = ports::read(reader, get(entries, "ports"));
+        Some((peers, ports))
+    });
+    let (peers, ports) = read.unwrap_or((Peers::OneOf(Vec::new()), Ports::Any));
+    Rule { origin: reader.origin(node), peers, ports }
 }
 
 /// `from` or `to`: absent or empty means anybody.
@@ -133,7 +170,8 @@ fn peers(reader: &mut Reader<'_>, node: Option<&Node>, side: Side) -> Peers {
     if items.is_empty() {
         return Peers::Any;
     }
-    Peers::OneOf(items.iter().filter_map(|item| peer(reader, item)).collect())
+    let read = |item| reader.item("the peer matches nothing", |reader| peer(reader, item));
+    Peers::OneOf(items.iter().filter_map(read).collect())
 }
 
 fn peer(reader: &mut Reader<'_>, node: &Node) -> Option<Peer> {

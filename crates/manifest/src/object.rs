@@ -2,6 +2,7 @@
 
 use policy::model::{Namespace, ObjectName};
 
+use crate::annotation;
 use crate::names;
 use crate::network_policy;
 use crate::node;
@@ -9,7 +10,7 @@ use crate::pod;
 use crate::reader::{Entries, Reader, get};
 use crate::selector;
 use crate::suggest;
-use crate::tree::Node;
+use crate::tree::{Node, Value};
 use crate::{Item, Object};
 
 const KINDS: [&str; 5] = ["Namespace", "Pod", "Node", "NetworkPolicy", "List"];
@@ -76,22 +77,62 @@ fn one(reader: &mut Reader<'_>, node: &Node, listed: Option<&str>, objects: &mut
     let name = name(reader, name_node, kind);
     let origin = if name.is_some() { reader.origin(name_node) } else { origin };
     let name = name.unwrap_or_default();
+    let stored = is_stored(metadata);
     let object = match kind {
-        "Namespace" => Object::Namespace(Namespace { name, labels: reader.labels(metadata) }),
-        "Node" => Object::Node(node::read(reader, entries, name)),
+        "Namespace" => {
+            if let Some(policy) = annotation::isolation(reader, metadata, &name) {
+                objects.push(policy);
+            }
+            Object::Namespace(Namespace { name, labels: reader.labels(metadata) })
+        }
+        "Node" => leniently(reader, node, stored, |reader| Object::Node(node::read(reader, entries, name))),
         "Pod" => {
             let name = ObjectName::new(namespace(reader, metadata), name);
             let labels = reader.labels(metadata);
-            Object::Pod(pod::read(reader, entries, metadata, name, labels))
+            Object::Pod(pod::read(reader, (node, entries), (metadata, stored), name, labels))
         }
         _ => {
-            reader.only(metadata, &network_policy::METADATA, None);
-            check_labels(reader, metadata);
             let name = ObjectName::new(namespace(reader, metadata), name);
-            Object::NetworkPolicy(network_policy::read(reader, entries, name, origin.clone()))
+            leniently(reader, node, stored, |reader| {
+                network_policy::passed_over(reader, |reader| {
+                    reader.only(metadata, &network_policy::METADATA, None);
+                    check_labels(reader, metadata);
+                });
+                Object::NetworkPolicy(network_policy::read(reader, entries, name, origin.clone()))
+            })
         }
     };
     objects.push(Item { object, origin });
+}
+
+/// Reads parts of an object; of a stored one, what is not understood is told and matches nothing.
+pub(crate) fn leniently<T>(
+    reader: &mut Reader<'_>,
+    root: &Node,
+    stored: bool,
+    read: impl FnOnce(&mut Reader<'_>) -> T,
+) -> T {
+    if stored {
+        reader.begin_stored();
+    }
+    let read = read(reader);
+    if stored {
+        reader.end_stored(root);
+    }
+    read
+}
+
+/// Whether an API server stored the object: these fields are written by nobody else, and sent back empty or null by
+/// some clients.
+fn is_stored(metadata: &Entries) -> bool {
+    ["uid", "resourceVersion", "creationTimestamp", "managedFields"].into_iter().any(|field| {
+        match get(metadata, field).map(|node| &node.value) {
+            None | Some(Value::Null) => false,
+            Some(Value::Text(text)) => !text.is_empty(),
+            Some(Value::Sequence(items)) => !items.is_empty(),
+            Some(_) => true,
+        }
+    })
 }
 
 /// The kind of the items if `kind` is a list: empty for a List, whose items say it themselves.

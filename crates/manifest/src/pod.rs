@@ -3,6 +3,7 @@
 use flow::{Address, Protocol};
 use policy::model::{Labels, NamedPort, ObjectName, Phase, Pod};
 
+use crate::object::leniently;
 use crate::ports;
 use crate::reader::{Entries, Reader, get};
 use crate::tree::Node;
@@ -10,26 +11,28 @@ use crate::tree::Node;
 /// Reads everything but name and labels.
 pub(crate) fn read(
     reader: &mut Reader<'_>,
-    object: &Entries,
-    metadata: &Entries,
+    (root, object): (&Node, &Entries),
+    (metadata, stored): (&Entries, bool),
     name: ObjectName,
     labels: Labels,
 ) -> Pod {
+    // What says who the pod is, and which addresses are its own, is never lost: without it, policies would miss
+    // the pod.
     let spec = get(object, "spec").and_then(|node| reader.mapping(node, "`spec`")).unwrap_or_default();
     let status = get(object, "status").and_then(|node| reader.mapping(node, "`status`")).unwrap_or_default();
-    Pod {
+    let addresses = addresses(reader, status);
+    let host_network = get(spec, "hostNetwork").and_then(|node| reader.boolean(node, "`hostNetwork`"));
+    leniently(reader, root, stored, |reader| Pod {
         name,
         uid: text(reader, metadata, "uid"),
         labels,
         node: text(reader, spec, "nodeName"),
-        addresses: addresses(reader, status),
-        host_network: get(spec, "hostNetwork")
-            .and_then(|node| reader.boolean(node, "`hostNetwork`"))
-            .unwrap_or_default(),
+        addresses,
+        host_network: host_network.unwrap_or_default(),
         phase: phase(reader, status),
         started: text(reader, status, "startTime"),
         ports: named_ports(reader, spec),
-    }
+    })
 }
 
 fn text(reader: &mut Reader<'_>, entries: &Entries, field: &str) -> String {
@@ -94,7 +97,7 @@ fn named_ports(reader: &mut Reader<'_>, spec: &Entries) -> Vec<NamedPort> {
             }
             let Some(list) = get(entries, "ports") else { continue };
             for port in reader.sequence(list, "`ports`").unwrap_or_default() {
-                named.extend(named_port(reader, port));
+                named.extend(reader.item("the name stands for no port", |reader| named_port(reader, port)));
             }
         }
     }

@@ -15,7 +15,8 @@ pub(crate) fn read(reader: &mut Reader<'_>, node: Option<&Node>) -> Ports {
     if items.is_empty() {
         return Ports::Any;
     }
-    Ports::OneOf(items.iter().filter_map(|item| port_match(reader, item)).collect())
+    let read = |item| reader.item("the port matches nothing", |reader| port_match(reader, item));
+    Ports::OneOf(items.iter().filter_map(read).collect())
 }
 
 fn port_match(reader: &mut Reader<'_>, node: &Node) -> Option<PortMatch> {

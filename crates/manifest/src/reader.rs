@@ -1,5 +1,10 @@
 //! Typed access to nodes: each accessor answers, or says in place what is wrong and answers nothing.
+//!
+//! Between [`Reader::begin_stored`] and [`Reader::end_stored`] a fault is a warning with the path of its field, and
+//! the [`item`](Reader::item) around it has no answer: what reads the item then takes what allows least.
 
+use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use policy::model::{Labels, Origin};
@@ -19,20 +24,110 @@ pub(crate) struct Reader<'t> {
     source: Arc<str>,
     text: &'t str,
     diagnostics: Vec<Diagnostic>,
-    dropped: usize,
+    /// Errors and warnings that are counted only.
+    dropped: (usize, usize),
+    /// Faults in the item that is being read.
+    faults: usize,
+    /// What becomes of the item that is being read if there is a fault in it.
+    consequence: &'static str,
+    /// Whether the object that is being read was stored by an API server.
+    stored: bool,
+    /// Diagnostics that still lack the path of their field, by the node that they are about.
+    pathless: HashMap<*const Node, Vec<usize>>,
 }
 
 impl<'t> Reader<'t> {
-    pub(crate) const fn new(source: Arc<str>, text: &'t str) -> Self {
-        Self { source, text, diagnostics: Vec::new(), dropped: 0 }
+    pub(crate) fn new(source: Arc<str>, text: &'t str) -> Self {
+        Self {
+            source,
+            text,
+            diagnostics: Vec::new(),
+            dropped: (0, 0),
+            faults: 0,
+            consequence: "",
+            stored: false,
+            pathless: HashMap::new(),
+        }
+    }
+
+    /// From here on faults are warnings: an API server took this object.
+    pub(crate) const fn begin_stored(&mut self) {
+        self.stored = true;
+    }
+
+    /// Ends what [`begin_stored`](Self::begin_stored) began. `root` is the object, in which the paths begin.
+    pub(crate) fn end_stored(&mut self, root: &Node) {
+        self.stored = false;
+        let pathless = std::mem::take(&mut self.pathless);
+        if !pathless.is_empty() {
+            self.name_paths(root, &mut String::new(), &pathless);
+        }
+    }
+
+    /// Puts the path of its field before each message of `pathless`.
+    fn name_paths(&mut self, node: &Node, path: &mut String, pathless: &HashMap<*const Node, Vec<usize>>) {
+        for &index in pathless.get(&std::ptr::from_ref(node)).into_iter().flatten() {
+            if let Some(diagnostic) = self.diagnostics.get_mut(index).filter(|_| !path.is_empty()) {
+                diagnostic.message = format!("{path}: {}", diagnostic.message);
+            }
+        }
+        let length = path.len();
+        let mut deeper = |reader: &mut Self, step: std::fmt::Arguments<'_>, nodes: [Option<&Node>; 2]| {
+            // Writing to a string cannot fail.
+            let _infallible = path.write_fmt(step);
+            for node in nodes.into_iter().flatten() {
+                reader.name_paths(node, path, pathless);
+            }
+            path.truncate(length);
+        };
+        match &node.value {
+            Value::Sequence(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    deeper(self, format_args!("[{index}]"), [Some(item), None]);
+                }
+            }
+            Value::Mapping(entries) => {
+                for (key, value) in entries {
+                    let name = if let Value::Text(name) = &key.value { name } else { key.raw(self.text) };
+                    let name = name.escape_debug().to_string();
+                    match (length, name.contains(['.', '/', ' '])) {
+                        (_, true) => deeper(self, format_args!("[{name}]"), [Some(key), Some(value)]),
+                        (0, false) => deeper(self, format_args!("{name}"), [Some(key), Some(value)]),
+                        (_, false) => deeper(self, format_args!(".{name}"), [Some(key), Some(value)]),
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Reads something that counts as a whole or not at all: `None` if there was a fault in it. `consequence` says
+    /// of a stored object what that means.
+    pub(crate) fn item<T>(
+        &mut self,
+        consequence: &'static str,
+        read: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Option<T> {
+        let outer = (std::mem::take(&mut self.faults), std::mem::replace(&mut self.consequence, consequence));
+        let read = read(self);
+        let whole = self.faults == 0;
+        (self.faults, self.consequence) = outer;
+        read.filter(|_| whole)
     }
 
     /// All that was said, in the order of the text.
     pub(crate) fn finish(mut self) -> Vec<Diagnostic> {
         self.diagnostics.sort_by_key(|d| (d.line, d.column));
-        if self.dropped > 0 {
-            let message = format!("and {} more", self.dropped);
-            self.diagnostics.push(Diagnostic::error(self.source, "too-many", message));
+        match self.dropped {
+            (0, 0) => {}
+            (0, warnings) => {
+                let message = format!("and {warnings} more");
+                self.diagnostics.push(Diagnostic::warning(self.source, "too-many", message));
+            }
+            (errors, _) => {
+                let message = format!("and {errors} more");
+                self.diagnostics.push(Diagnostic::error(self.source, "too-many", message));
+            }
         }
         self.diagnostics
     }
@@ -43,7 +138,8 @@ impl<'t> Reader<'t> {
     }
 
     pub(crate) fn error(&mut self, at: &Node, code: &'static str, message: impl Into<String>) {
-        self.say(Diagnostic::error(Arc::clone(&self.source), code, message).at(at.line, at.column));
+        let diagnostic = Diagnostic::error(Arc::clone(&self.source), code, message);
+        self.fault(at, diagnostic.at(at.line, at.column));
     }
 
     pub(crate) fn error_with(
@@ -54,7 +150,22 @@ impl<'t> Reader<'t> {
         suggestion: impl Into<String>,
     ) {
         let diagnostic = Diagnostic::error(Arc::clone(&self.source), code, message);
-        self.say(diagnostic.at(at.line, at.column).suggest(suggestion));
+        self.fault(at, diagnostic.at(at.line, at.column).suggest(suggestion));
+    }
+
+    fn fault(&mut self, at: &Node, mut diagnostic: Diagnostic) {
+        self.faults += 1;
+        if self.stored {
+            diagnostic.severity = Severity::Warning;
+            if !self.consequence.is_empty() {
+                diagnostic.message = format!("{}; {}", diagnostic.message, self.consequence);
+            }
+            if self.diagnostics.len() < MAX_DIAGNOSTICS {
+                let index = self.diagnostics.len();
+                self.pathless.entry(std::ptr::from_ref(at)).or_default().push(index);
+            }
+        }
+        self.say(diagnostic);
     }
 
     pub(crate) fn warn(&mut self, at: &Node, code: &'static str, message: impl Into<String>) {
@@ -67,9 +178,14 @@ impl<'t> Reader<'t> {
         } else if diagnostic.severity == Severity::Error {
             // An error among many warnings must still be seen.
             match self.diagnostics.iter_mut().rfind(|kept| kept.severity == Severity::Warning) {
-                Some(warning) => *warning = diagnostic,
-                None => self.dropped += 1,
+                Some(warning) => {
+                    *warning = diagnostic;
+                    self.dropped.1 += 1;
+                }
+                None => self.dropped.0 += 1,
             }
+        } else {
+            self.dropped.1 += 1;
         }
     }
 

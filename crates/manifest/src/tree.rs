@@ -50,6 +50,15 @@ impl Node {
         text.get(self.written.0..self.written.1).unwrap_or_default()
     }
 
+    /// How many nodes it is made of, itself included.
+    pub(crate) fn size(&self) -> usize {
+        1 + match &self.value {
+            Value::Sequence(items) => items.iter().map(Self::size).sum(),
+            Value::Mapping(entries) => entries.iter().map(|(key, value)| key.size() + value.size()).sum(),
+            _ => 0,
+        }
+    }
+
     /// What kind of thing it is, for messages.
     pub(crate) const fn describe(&self) -> &'static str {
         match self.value {

@@ -47,7 +47,7 @@ const MEMBERS: &[Member] = &[
         name: "portcullis-manifest",
         kind: Kind::Pure,
         ours: &["portcullis-flow", "portcullis-policy"],
-        theirs: Some(&["ipnet", "serde", "serde-saphyr", "thiserror"]),
+        theirs: Some(&["ipnet", "serde", "serde-saphyr", "serde_json", "thiserror"]),
     },
     Member {
         name: "portcullis-table",
