@@ -25,6 +25,7 @@
 mod error;
 mod netns;
 mod state;
+mod manifests;
 mod topology;
 mod links;
 mod node;
@@ -38,6 +39,7 @@ mod matrix;
 
 pub use error::Error;
 pub use flood::{Flood, FloodReport};
+pub use manifests::manifests;
 pub use matrix::{Mark, Matrix};
 pub use netns::{Namespace, namespace_path, namespaces};
 pub use node::{Lab, LabPod};

@@ -1,13 +1,14 @@
 //! Who is in the lab: namespaces, pods, the node, and hosts outside.
 
 use std::collections::HashSet;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::net::IpAddr;
 
 use flow::Address;
 use policy::model::{Cluster, Labels, Namespace, Node, ObjectName, Phase, Pod};
 
 use crate::error::Error;
+use crate::manifests::manifests;
 
 /// What a lab is made of.
 ///
@@ -205,28 +206,7 @@ impl Topology {
     /// The same as Kubernetes manifests: Namespace, Pod and Node objects in one YAML stream.
     #[must_use]
     pub fn manifests(&self) -> String {
-        let mut text = String::new();
-        for namespace in &self.namespaces {
-            let labels = labels_yaml(&namespace.labels);
-            let _infallible = write!(
-                text,
-                "---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: {:?}\n  labels: {labels}\n",
-                namespace.name
-            );
-        }
-        let addresses = &self.node.addresses;
-        let _infallible = write!(
-            text,
-            "---\napiVersion: v1\nkind: Node\nmetadata:\n  name: {:?}\nstatus:\n  addresses:\n{}",
-            self.node.name,
-            addresses.iter().fold(String::new(), |list, address| {
-                list + &format!("  - type: InternalIP\n    address: {:?}\n", address.to_string())
-            })
-        );
-        for pod in &self.pods {
-            text.push_str(&pod_yaml(pod));
-        }
-        text
+        manifests(&self.cluster())
     }
 
     /// Refuses what cannot be built, and names that could lead out of the lab.
@@ -287,40 +267,6 @@ fn default_node(name: &str) -> Node {
     Node { name: name.to_owned(), addresses: vec![Address::v4([10, 255, 0, 1]), Address::v6(v6)] }
 }
 
-/// A flow mapping. Debug strings are YAML double-quoted strings for what labels may hold.
-fn labels_yaml(labels: &Labels) -> String {
-    let pairs: Vec<_> = labels.iter().map(|(key, value)| format!("{key:?}: {value:?}")).collect();
-    format!("{{{}}}", pairs.join(", "))
-}
-
-fn pod_yaml(pod: &Pod) -> String {
-    let mut text = format!(
-        "---\napiVersion: v1\nkind: Pod\nmetadata:\n  namespace: {:?}\n  name: {:?}\n  labels: {}\nspec:\n",
-        pod.name.namespace,
-        pod.name.name,
-        labels_yaml(&pod.labels),
-    );
-    if !pod.node.is_empty() {
-        let _infallible = writeln!(text, "  nodeName: {:?}", pod.node);
-    }
-    text.push_str("  containers:\n  - name: main\n");
-    if !pod.ports.is_empty() {
-        text.push_str("    ports:\n");
-    }
-    for port in &pod.ports {
-        let _infallible = writeln!(
-            text,
-            "    - {{name: {:?}, protocol: {}, containerPort: {}}}",
-            port.name, port.protocol, port.number
-        );
-    }
-    text.push_str("status:\n  phase: Running\n  podIPs:\n");
-    for address in &pod.addresses {
-        let _infallible = writeln!(text, "  - ip: {:?}", address.to_string());
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,15 +317,5 @@ mod tests {
             spoil(&mut topology);
             assert!(matches!(topology.check(), Err(Error::Topology(_))), "{what}");
         }
-    }
-
-    #[test]
-    fn manifests_name_every_object_once() {
-        let text = Topology::nine("t").manifests();
-        assert_eq!(text.matches("kind: Pod\n").count(), 9);
-        assert_eq!(text.matches("kind: Namespace\n").count(), 3);
-        assert_eq!(text.matches("kind: Node\n").count(), 1);
-        assert!(text.contains("  namespace: \"y\"\n  name: \"c\"\n  labels: {\"pod\": \"c\"}\n"));
-        assert!(text.contains("  - ip: \"10.1.2.3\"\n  - ip: \"fd10:2::3\"\n"), "{text}");
     }
 }
