@@ -167,6 +167,8 @@ impl Agent {
                 self.elsewhere = elsewhere(&self.config, &cluster, &self.elsewhere);
                 let sizes = table.sizes();
                 self.rewire.table(&table, &mut self.dataplane)?;
+                // Whoever waits for a change sees at once that it is in force.
+                self.write_figures()?;
                 info!(
                     generation,
                     ?took,
@@ -215,8 +217,7 @@ impl Agent {
         }
         self.dataplane.shared.flows.sweep(self.dataplane.now());
         self.rewire.collect();
-        self.figures.ready = self.rewire.ready();
-        self.figures.write(&self.config.state_dir).context("cannot write the figures")?;
+        self.write_figures()?;
         self.solicit().await;
         if round.is_multiple_of(REMIND) {
             for (index, address) in self.rewire.gateways() {
@@ -224,6 +225,11 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    fn write_figures(&mut self) -> Result<()> {
+        self.figures.ready = self.rewire.ready();
+        self.figures.write(&self.config.state_dir).context("cannot write the figures")
     }
 
     async fn solicit(&self) {
