@@ -29,3 +29,4 @@ pub mod cleanup;
 pub mod lab_agent;
 pub mod lab_command;
 pub mod demo;
+pub mod policy_test;
