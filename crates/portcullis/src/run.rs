@@ -28,7 +28,7 @@ use crate::preflight::{self, Machine};
 use crate::rewire::Rewire;
 
 /// How often workers' notices are looked for: a pod waits this long to be known by its first ARP.
-const NOTICES: Duration = Duration::from_millis(10);
+const NOTICES: Duration = Duration::from_millis(20);
 /// How often the figures are written, expired connections swept, and silent neighbours asked again.
 const UPKEEP: Duration = Duration::from_millis(500);
 /// How often the kernel is reminded of the neighbours that it does not use itself, in rounds of upkeep.
