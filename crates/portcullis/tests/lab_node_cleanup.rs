@@ -65,7 +65,7 @@ fn everything_goes_and_a_second_time_finds_nothing() {
     assert_eq!(outcome.failed, Vec::<String>::new());
     let has = |word: &str| outcome.removed.iter().any(|line| line.contains(word));
     assert!(
-        has("bpffs mounted on") && has("nftables table") && has("lock") && has("interfaces/"),
+        has("bpffs mounted on") && has("the interlock") && has("lock") && has("interfaces/"),
         "{outcome:?}"
     );
     assert!(!left.table());
