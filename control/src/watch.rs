@@ -21,7 +21,8 @@ use crate::files;
 const QUIET: Duration = Duration::from_millis(2);
 /// Changes that never pause are read after so long.
 const IMPATIENT: Duration = Duration::from_millis(20);
-/// A writer that takes longer than this is not waited for.
+/// A writer is waited for until it has not written for so long: half a file can be a set of its own, and open
+/// what the other half closes.
 const WRITER: Duration = Duration::from_secs(1);
 /// Signals that may wait; more say nothing new.
 const SIGNALS: usize = 256;
@@ -113,7 +114,7 @@ impl Watch {
     /// Whether somebody is in the middle of writing a manifest.
     pub(crate) fn is_being_written(&mut self) -> bool {
         let now = Instant::now();
-        self.writers.retain(|_, since| now.duration_since(*since) < WRITER);
+        self.writers.retain(|_, last| now.duration_since(*last) < WRITER);
         !self.writers.is_empty()
     }
 
@@ -148,7 +149,7 @@ impl Watch {
         match signal {
             Signal::Changed => {}
             Signal::Writing(path) => {
-                self.writers.entry(path).or_insert(now);
+                self.writers.insert(path, now);
             }
             Signal::Settled(path) => {
                 self.writers.remove(&path);

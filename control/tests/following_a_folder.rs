@@ -376,6 +376,23 @@ async fn half_a_file_is_never_published() {
 }
 
 #[tokio::test]
+async fn a_slow_writer_is_waited_for() {
+    let mut following = Following::with_port_80().await;
+    let generation = following.generation();
+    let mut file = fs::File::create(following.path("only.yaml")).unwrap();
+    // Longer than a single pause may be, and the beginning is a set of its own.
+    for _ in 0..15 {
+        file.write_all(b"# the policy is to come\n").unwrap();
+        following.assert_silent(100).await;
+    }
+    assert_eq!(following.generation(), generation);
+    file.write_all(only(81).as_bytes()).unwrap();
+    drop(file);
+    following.published().await;
+    following.assert_open(&[81]);
+}
+
+#[tokio::test]
 async fn what_no_event_tells_is_seen_by_looking() {
     let mut following = Following::with_port_80().await;
     let elsewhere = following.folder.path().join("elsewhere");

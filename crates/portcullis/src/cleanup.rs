@@ -60,19 +60,20 @@ impl Cleanup {
             return Err(CleanupError::Running { pid });
         }
         let mut outcome = Outcome::default();
+        let interlock = Interlock::of(&self.state_dir);
         let [own, systems] = bpf::pin_dirs(&self.state_dir);
         for folder in [&own, &systems] {
             outcome.pins(folder, &self.interfaces);
         }
         if self.interfaces.is_empty() {
             outcome.bpffs(&own);
-            outcome.table(Interlock::remove());
+            outcome.table(interlock.remove());
             match instance::forget(&self.state_dir, &self.claims_dir) {
                 Ok(files) => outcome.removed.extend(files.iter().map(|file| file.display().to_string())),
                 Err(error) => outcome.failed.push(error.to_string()),
             }
         } else {
-            outcome.table(Interlock::release(&self.interfaces).map(|()| false));
+            outcome.table(interlock.release(&self.interfaces).map(|()| false));
         }
         Ok(outcome)
     }
@@ -109,7 +110,7 @@ impl Outcome {
 
     fn table(&mut self, done: Result<bool, InterlockError>) {
         match done {
-            Ok(true) => self.removed.push("nftables table inet portcullis".to_owned()),
+            Ok(true) => self.removed.push("the interlock (nftables)".to_owned()),
             Ok(false) => {}
             // Where there is no nft, no agent of ours got far enough to make the table.
             Err(InterlockError::Missing(_)) => {}

@@ -1,4 +1,5 @@
-//! The nftables table `inet portcullis`: it stops what the kernel would forward to or from a pod's interface.
+//! The nftables table of an agent (`inet portcullis`, unless its state directory is another than the default's): it
+//! stops what the kernel would forward to or from a pod's interface.
 //!
 //! XDP takes a pod's packets before the kernel sees them, but it never sees what the kernel sends to a pod, and
 //! an interface that nobody has claimed yet has no program. This closes both. What the node's own processes send
@@ -6,16 +7,21 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::interface::{InterfaceName, InterfacePattern};
 
-/// The table's name, in the family `inet`.
-const TABLE: &str = "portcullis";
+/// UDP ports of encapsulations (RFC 7348, RFC 8926, and Linux's default for VXLAN): what a pod sends to one of its
+/// node's tunnels would leave the tunnel as traffic of the node.
+const TUNNELS: &str = "4789, 6081, 8472";
 
-/// The rules in force in the calling thread's network namespace.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Interlock;
+/// The rules of one agent in the calling thread's network namespace. Those of several agents add up: each has a
+/// table of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interlock {
+    table: String,
+}
 
 /// The rules could not be changed or read.
 #[derive(Debug, thiserror::Error)]
@@ -29,29 +35,55 @@ pub enum InterlockError {
 }
 
 impl Interlock {
+    /// The interlock of the agent with this state directory: `/run/portcullis` has the table `portcullis`, any other
+    /// one that is named after all of its path.
+    #[must_use]
+    pub fn of(state_dir: &Path) -> Self {
+        let path = state_dir.to_string_lossy();
+        if path == "/run/portcullis" {
+            return Self { table: "portcullis".to_owned() };
+        }
+        let table = path.bytes().fold("portcullis".to_owned(), |mut name, byte| {
+            match byte {
+                b'/' => name.push('-'),
+                b if b.is_ascii_alphanumeric() => name.push(char::from(b)),
+                b => write!(name, "_{b:02x}").expect("a string takes everything"),
+            }
+            name
+        });
+        Self { table }
+    }
+
     /// Puts the rules for these pod ports and held interfaces in force, in one transaction: whatever rules of
     /// ours were there give way without a gap.
     ///
     /// # Errors
     ///
     /// `nft` is missing or refuses; nothing has changed then.
-    pub fn apply(ports: &[InterfaceName], hold: &[InterfacePattern]) -> Result<(), InterlockError> {
-        nft(&script(ports, hold))
+    pub fn apply(&self, ports: &[InterfaceName], hold: &[InterfacePattern]) -> Result<(), InterlockError> {
+        nft(&self.script(ports, hold))
+    }
+
+    /// The table as the kernel has it, without its counters; `None` when it is not there.
+    ///
+    /// # Errors
+    ///
+    /// `nft` is missing.
+    pub fn listing(&self) -> Result<Option<String>, InterlockError> {
+        let output = Command::new("nft")
+            .args(["--stateless", "list", "table", "inet", &self.table])
+            .output()
+            .map_err(InterlockError::Missing)?;
+        Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 
     /// Whether the table is there.
     ///
     /// # Errors
     ///
-    /// `nft` is missing or refuses to list the tables.
-    pub fn present() -> Result<bool, InterlockError> {
-        let output =
-            Command::new("nft").args(["list", "tables", "inet"]).output().map_err(InterlockError::Missing)?;
-        if !output.status.success() {
-            return Err(refused(&output.stderr));
-        }
-        let wanted = format!("table inet {TABLE}");
-        Ok(String::from_utf8_lossy(&output.stdout).lines().any(|line| line.trim() == wanted))
+    /// `nft` is missing.
+    pub fn present(&self) -> Result<bool, InterlockError> {
+        Ok(self.listing()?.is_some())
     }
 
     /// Removes the table; tells whether there was one.
@@ -59,10 +91,10 @@ impl Interlock {
     /// # Errors
     ///
     /// As for [`present`](Self::present) and [`apply`](Self::apply).
-    pub fn remove() -> Result<bool, InterlockError> {
-        let present = Self::present()?;
+    pub fn remove(&self) -> Result<bool, InterlockError> {
+        let present = self.present()?;
         if present {
-            nft(&format!("add table inet {TABLE}\ndelete table inet {TABLE}\n"))?;
+            nft(&format!("add table inet {0}\ndelete table inet {0}\n", self.table))?;
         }
         Ok(present)
     }
@@ -72,41 +104,45 @@ impl Interlock {
     /// # Errors
     ///
     /// As for [`present`](Self::present) and [`apply`](Self::apply).
-    pub fn release(ports: &[InterfaceName]) -> Result<(), InterlockError> {
-        if ports.is_empty() || !Self::present()? {
+    pub fn release(&self, ports: &[InterfaceName]) -> Result<(), InterlockError> {
+        if ports.is_empty() || !self.present()? {
             return Ok(());
         }
         // Added first, so that deleting cannot fail on one that is not there; nobody sees the step between.
         let listed = elements(ports.iter().map(InterfaceName::as_str));
+        let table = &self.table;
         nft(&format!(
-            "add element inet {TABLE} ports {{ {listed} }}\ndelete element inet {TABLE} ports {{ {listed} }}\n"
+            "add element inet {table} ports {{ {listed} }}\ndelete element inet {table} ports {{ {listed} }}\n"
         ))
     }
-}
 
-/// The whole table. Deleting and declaring it again in one transaction also replaces what an older version of
-/// ours declared differently.
-fn script(ports: &[InterfaceName], hold: &[InterfacePattern]) -> String {
-    let mut ours = String::from("type ifname");
-    if !ports.is_empty() {
-        write!(ours, "; elements = {{ {} }}", elements(ports.iter().map(InterfaceName::as_str)))
-            .expect("a string takes everything");
-    }
-    let held = |direction: &str| -> String {
-        hold.iter()
-            .map(|pattern| {
-                format!("    {direction} \"{pattern}\" {direction} != @ports counter drop comment \"held\"\n")
-            })
-            .collect()
-    };
-    // Prerouting at -300 comes before connection tracking; forward at -150 before every ordinary filter (0).
-    format!(
-        "add table inet {TABLE}
-delete table inet {TABLE}
-table inet {TABLE} {{
+    /// The whole table. Deleting and declaring it again in one transaction also replaces what an older version of
+    /// ours declared differently.
+    fn script(&self, ports: &[InterfaceName], hold: &[InterfacePattern]) -> String {
+        let mut ours = String::from("type ifname");
+        if !ports.is_empty() {
+            write!(ours, "; elements = {{ {} }}", elements(ports.iter().map(InterfaceName::as_str)))
+                .expect("a string takes everything");
+        }
+        let table = &self.table;
+        let held = |direction: &str| -> String {
+            hold.iter()
+                .map(|pattern| {
+                    format!(
+                        "    {direction} \"{pattern}\" {direction} != @ports counter drop comment \"held\"\n"
+                    )
+                })
+                .collect()
+        };
+        // Prerouting at -300 comes before connection tracking; forward at -150 before every ordinary filter (0).
+        format!(
+            "add table inet {table}
+delete table inet {table}
+table inet {table} {{
   set ports {{ {ours}; }}
   chain prerouting {{
     type filter hook prerouting priority -300; policy accept;
+    iifname @ports udp dport {{ {TUNNELS} }} counter drop comment \"into a tunnel\"
 {}  }}
   chain forward {{
     type filter hook forward priority -150; policy accept;
@@ -115,9 +151,10 @@ table inet {TABLE} {{
 {}  }}
 }}
 ",
-        held("iifname"),
-        held("oifname"),
-    )
+            held("iifname"),
+            held("oifname"),
+        )
+    }
 }
 
 fn elements<'a>(names: impl Iterator<Item = &'a str>) -> String {
@@ -153,7 +190,7 @@ mod tests {
     fn the_script_replaces_the_table_whole() {
         let ports = ["veth-a", "veth-b"].map(|name| name.parse().unwrap());
         let hold = ["veth*".parse().unwrap()];
-        let script = script(&ports, &hold);
+        let script = Interlock::of("/run/portcullis".as_ref()).script(&ports, &hold);
         assert!(script.starts_with("add table inet portcullis\ndelete table inet portcullis\ntable inet"));
         assert!(
             script.contains("set ports { type ifname; elements = { \"veth-a\", \"veth-b\" }; }"),
@@ -174,8 +211,16 @@ mod tests {
 
     #[test]
     fn no_ports_make_an_empty_set() {
-        let script = script(&[], &[]);
+        let script = Interlock::of("/run/portcullis".as_ref()).script(&[], &[]);
         assert!(script.contains("set ports { type ifname; }"), "{script}");
         assert!(!script.contains("held"));
+    }
+
+    #[test]
+    fn each_state_directory_has_a_table_of_its_own() {
+        let name = |dir: &str| Interlock::of(dir.as_ref()).table;
+        assert_eq!(name("/run/portcullis"), "portcullis");
+        assert_eq!(name("/run/a.b"), "portcullis-run-a_2eb");
+        assert_ne!(name("/run/a/b"), name("/run/a-b"));
     }
 }

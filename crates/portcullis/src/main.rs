@@ -24,7 +24,11 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            tracing::error!("{failure}");
+            match cli.command {
+                Command::Run(_) => tracing::error!("{failure}"),
+                // To a person at a terminal, not into a log.
+                _ => drop(writeln!(io::stderr(), "error: {failure}")),
+            }
             ExitCode::from(failure.code)
         }
     }
@@ -57,7 +61,8 @@ fn log(cli: &Cli) {
     let level = match (cli.quiet, cli.verbose) {
         (true, _) => "warn",
         (_, 0) => "info",
-        (_, 1) => "debug",
+        // aya tells every relocation.
+        (_, 1) => "debug,aya=info,aya_obj=info",
         _ => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));

@@ -23,6 +23,7 @@ use crate::config::{Config, Fallback, OnExit};
 use crate::dataplane::Dataplane;
 use crate::exit::{Failure, system, usage};
 use crate::instance::{self, Instance, Previous};
+use crate::interface::{InterfaceName, InterfacePattern};
 use crate::interlock::Interlock;
 use crate::links::{Changes, NodeLinks};
 use crate::metrics::Figures;
@@ -30,9 +31,11 @@ use crate::preflight::{self, Machine};
 use crate::rewire::Rewire;
 
 /// How often workers' notices are looked for: a pod waits this long to be known by its first ARP.
-const NOTICES: Duration = Duration::from_millis(10);
+const NOTICES: Duration = Duration::from_millis(20);
 /// How often the figures are written, expired connections swept, and silent neighbours asked again.
 const UPKEEP: Duration = Duration::from_millis(500);
+/// How often somebody looks whether the interlock is still what it was, in rounds of upkeep.
+const INSPECT: u32 = 4;
 /// How often the kernel is reminded of the neighbours that it does not use itself, in rounds of upkeep.
 const REMIND: u32 = 60;
 
@@ -57,7 +60,8 @@ struct Agent {
     dataplane: Dataplane,
     rewire: Rewire,
     links: NodeLinks,
-    changes: Changes,
+    changes: mpsc::Receiver<()>,
+    interlock: Guarded,
     figures: Figures,
     policy: mpsc::Receiver<Event>,
     control: ControlThread,
@@ -75,7 +79,7 @@ struct ControlThread {
 impl Agent {
     async fn start(config: Config) -> Result<Self> {
         // Watched before it is looked at, so that nothing that happens in between is missed.
-        let changes = NodeLinks::watch()?;
+        let changes = follow(NodeLinks::watch()?);
         let links = NodeLinks::open()?;
         let view = links.snapshot().await?;
         let machine = Machine::look(view.clone(), &config.state_dir);
@@ -97,13 +101,7 @@ impl Agent {
         }
 
         let pods: Vec<_> = config.ports.iter().map(|port| port.interface.clone()).collect();
-        match config.fallback {
-            Fallback::Closed => Interlock::apply(&pods, &config.hold)?,
-            Fallback::Open => {
-                Interlock::remove()?;
-                warn!("fallback is open: while no agent runs, traffic flows unfiltered");
-            }
-        }
+        let interlock = Guarded::new(&config, &pods)?;
         let pins = bpf::mount_if_missing(&config.state_dir)?;
 
         let table = Publisher::new();
@@ -119,6 +117,7 @@ impl Agent {
             rewire,
             links,
             changes,
+            interlock,
             figures,
             policy,
             control,
@@ -142,7 +141,7 @@ impl Agent {
                 event = self.policy.recv() => {
                     self.policy_event(event.context("the control thread has ended")?).await?;
                 }
-                changed = self.changes.next() => {
+                changed = self.changes.recv() => {
                     changed.context("the kernel sends no more link events")?;
                     let view = self.links.snapshot().await?;
                     self.rewire.view(view, &mut self.dataplane)?;
@@ -215,11 +214,17 @@ impl Agent {
             // The pinned programs drop from here on; a supervisor starts the agent again.
             anyhow::bail!("a worker thread has died");
         }
+        if round.is_multiple_of(INSPECT) {
+            self.interlock.inspect()?;
+        }
         self.dataplane.shared.flows.sweep(self.dataplane.now());
         self.rewire.collect();
         self.write_figures()?;
         self.solicit().await;
         if round.is_multiple_of(REMIND) {
+            // In case an event was lost after all.
+            let view = self.links.snapshot().await?;
+            self.rewire.view(view, &mut self.dataplane)?;
             for (index, address) in self.rewire.gateways() {
                 self.ask(index, address).await;
             }
@@ -260,10 +265,14 @@ impl Agent {
                 interfaces: self.config.interfaces().cloned().collect(),
                 force: true,
             };
-            for what in detach.run()?.removed {
+            let outcome = detach.run()?;
+            for what in outcome.removed {
                 info!("removed {what}");
             }
-            Interlock::remove()?;
+            for what in outcome.failed {
+                error!("{what}");
+            }
+            Interlock::of(&self.config.state_dir).remove()?;
         }
         Ok(self.instance.finish()?)
     }
@@ -287,6 +296,59 @@ fn elsewhere(
         warn!(%pod, %node, "the pod has a port here, but names another node as its own");
     }
     elsewhere
+}
+
+/// The interlock, and what it looked like when it was put in force.
+struct Guarded {
+    interlock: Interlock,
+    ports: Vec<InterfaceName>,
+    hold: Vec<InterfacePattern>,
+    /// `None` with an open fallback: then there is none.
+    listing: Option<String>,
+}
+
+impl Guarded {
+    fn new(config: &Config, ports: &[InterfaceName]) -> Result<Self> {
+        let interlock = Interlock::of(&config.state_dir);
+        let mut guarded = Self { interlock, ports: ports.to_vec(), hold: config.hold.clone(), listing: None };
+        match config.fallback {
+            Fallback::Closed => guarded.apply()?,
+            Fallback::Open => {
+                guarded.interlock.remove()?;
+                warn!("fallback is open: while no agent runs, traffic flows unfiltered");
+            }
+        }
+        Ok(guarded)
+    }
+
+    fn apply(&mut self) -> Result<()> {
+        self.interlock.apply(&self.ports, &self.hold)?;
+        self.listing = self.interlock.listing()?;
+        Ok(())
+    }
+
+    /// Puts it back in force if somebody has changed or flushed it.
+    fn inspect(&mut self) -> Result<()> {
+        if self.listing.is_some() && self.interlock.listing()? != self.listing {
+            error!("somebody has changed the interlock (nftables); it is put in force again");
+            self.apply()?;
+        }
+        Ok(())
+    }
+}
+
+/// Follows the kernel's changes in a task of its own: waiting for one can be given up without losing it.
+fn follow(mut changes: Changes) -> mpsc::Receiver<()> {
+    let (tell, told) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while changes.next().await.is_some() {
+            // A change that nobody has looked at yet stands for this one, too.
+            if let Err(mpsc::error::TrySendError::Closed(())) = tell.try_send(()) {
+                return;
+            }
+        }
+    });
+    told
 }
 
 fn start_control(

@@ -246,3 +246,43 @@ fn the_kernel_does_not_forward_around_the_agent() {
     });
     assert!(!scene.reaches(&outside, &pod("x/a"), 80, Transport::Udp), "the interlock holds");
 }
+
+#[test]
+fn an_interlock_that_somebody_flushed_is_put_in_force_again() {
+    let scene = Scene::new("");
+    let agent = scene.agent();
+    let listing = || text(&scene.node("nft --stateless list ruleset"));
+    let before = listing();
+    assert!(before.contains("forwarded to a pod"), "{before}");
+    for (what, damage) in [
+        ("flushed", "nft flush ruleset"),
+        ("weakened", "nft flush set inet $(nft list tables | cut -d' ' -f3) ports"),
+    ] {
+        assert!(scene.node(damage).status.success(), "{what}");
+        assert_ne!(listing(), before, "{what}");
+        eventually("the interlock is back", Duration::from_secs(5), || listing() == before);
+    }
+    assert_eq!(agent.log().matches("put in force again").count(), 2, "{}", agent.log());
+}
+
+#[test]
+fn a_route_that_changes_is_followed() {
+    let scene = Scene::new("");
+    let _servers = scene.servers();
+    let _agent = scene.agent();
+    let outside = Place::outside(&scene.lab.topology().outside[0].name);
+    let address = scene.address(&outside, Family::V4);
+    for _ in 0..5 {
+        assert!(scene.reaches(&pod("x/a"), &outside, 80, Transport::Udp));
+        // A more specific route by a link that is no uplink leads nowhere for the engine.
+        let link = &scene.lab.pods()[0].interface;
+        assert!(scene.node(&format!("ip route add {address}/32 dev {link}")).status.success());
+        eventually("the route is followed", Duration::from_secs(1), || {
+            !scene.reaches(&pod("x/a"), &outside, 80, Transport::Udp)
+        });
+        assert!(scene.node(&format!("ip route del {address}/32 dev {link}")).status.success());
+        eventually("and its end", Duration::from_secs(2), || {
+            scene.reaches(&pod("x/a"), &outside, 80, Transport::Udp)
+        });
+    }
+}

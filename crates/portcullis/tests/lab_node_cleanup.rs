@@ -28,7 +28,7 @@ impl Left {
             let mut instance = Instance::start_in(&state, &claims).unwrap();
             instance.claim(&"lo".parse().unwrap(), 1).unwrap();
             let ports: Vec<InterfaceName> = ["pod-a", "pod-b"].map(|name| name.parse().unwrap()).into();
-            Interlock::apply(&ports, &[]).unwrap();
+            Interlock::of(&state).apply(&ports, &[]).unwrap();
         });
         left
     }
@@ -48,7 +48,8 @@ impl Left {
     }
 
     fn table(&self) -> bool {
-        self.node.run(|| Interlock::present().unwrap())
+        let state = self.state();
+        self.node.run(move || Interlock::of(&state).present().unwrap())
     }
 
     fn mounts(&self) -> String {
@@ -64,7 +65,7 @@ fn everything_goes_and_a_second_time_finds_nothing() {
     assert_eq!(outcome.failed, Vec::<String>::new());
     let has = |word: &str| outcome.removed.iter().any(|line| line.contains(word));
     assert!(
-        has("bpffs mounted on") && has("nftables table") && has("lock") && has("interfaces/"),
+        has("bpffs mounted on") && has("the interlock") && has("lock") && has("interfaces/"),
         "{outcome:?}"
     );
     assert!(!left.table());
@@ -91,7 +92,7 @@ fn a_running_agent_is_spared_unless_forced() {
 fn one_interface_goes_alone() {
     let left = Left::behind();
     left.cleanup(&["pod-a"], false).unwrap();
-    let set = left.node.sh("nft list set inet portcullis ports");
+    let set = left.node.sh("nft list ruleset");
     assert!(set.contains("pod-b") && !set.contains("pod-a"), "{set}");
     assert!(!left.mounts().is_empty() && left.state().join("lock").exists());
     assert!(Path::new("/sys/fs/bpf").exists());

@@ -66,6 +66,10 @@ fn reaches(from: &Space, source: &'static str, to: &Space, target: &'static str)
     false
 }
 
+fn interlock() -> Interlock {
+    Interlock::of("/run/portcullis".as_ref())
+}
+
 fn names(list: &[&str]) -> Vec<InterfaceName> {
     list.iter().map(|name| name.parse().unwrap()).collect()
 }
@@ -73,7 +77,7 @@ fn names(list: &[&str]) -> Vec<InterfaceName> {
 fn apply(node: &Space, ports: &[&str], hold: &[&str]) {
     let (ports, hold) =
         (names(ports), hold.iter().map(|p| p.parse::<InterfacePattern>().unwrap()).collect::<Vec<_>>());
-    node.run(move || Interlock::apply(&ports, &hold).unwrap());
+    node.run(move || interlock().apply(&ports, &hold).unwrap());
 }
 
 #[test]
@@ -128,15 +132,15 @@ fn it_can_be_asked_for_and_removed_and_spares_other_tables() {
     let rig = rig();
     let node = &rig.node;
     node.sh("nft add table inet other && nft add table ip portcullis");
-    let present = || node.run(|| Interlock::present().unwrap());
-    let remove = || node.run(|| Interlock::remove().unwrap());
+    let present = || node.run(|| interlock().present().unwrap());
+    let remove = || node.run(|| interlock().remove().unwrap());
     assert!(!present() && !remove());
     apply(node, &["pod-a", "pod-b"], &[]);
     assert!(present());
 
     let release = |list: &[&str]| {
         let list = names(list);
-        node.run(move || Interlock::release(&list).unwrap());
+        node.run(move || interlock().release(&list).unwrap());
     };
     release(&["pod-a", "never-there"]);
     let set = node.sh("nft list set inet portcullis ports");

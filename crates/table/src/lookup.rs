@@ -122,6 +122,14 @@ impl PolicyTable {
         self.pod_of(address).map(|pod| pod.epoch)
     }
 
+    /// Whether one of these is a local pod and the other its own node. Policy always allows that, so whoever
+    /// forwards must know by other means that the packet truly comes from, and goes to, the node.
+    #[must_use]
+    pub fn between_pod_and_node(&self, one: Address, other: Address) -> bool {
+        let is_on = |pod, node| self.pod_of(pod).is_some_and(|pod| pod.is_on(node));
+        is_on(one, other) || is_on(other, one)
+    }
+
     /// The local pod that owns `address`.
     #[must_use]
     pub fn pod_of(&self, address: Address) -> Option<&LocalPod> {
@@ -197,9 +205,14 @@ impl LocalPod {
         self.epoch
     }
 
+    /// Whether `peer` is the pod's own node.
+    fn is_on(&self, peer: Address) -> bool {
+        self.node.contains(&peer)
+    }
+
     /// Whether `peer` is the pod's own node or the pod itself.
     fn exempts(&self, peer: Address) -> bool {
-        self.node.contains(&peer) || self.addresses.contains(&peer)
+        self.is_on(peer) || self.addresses.contains(&peer)
     }
 }
 

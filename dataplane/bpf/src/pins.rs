@@ -1,12 +1,13 @@
-//! The pinned links: files in a bpffs, one for each port, named `link-<ifindex>-<interface>`.
+//! The pinned links: files in a bpffs, one for each port, named `link-<namespace>-<ifindex>-<interface>`.
 //!
 //! A bpffs refuses names with dots, and no interface's name has a colon: dots are written as colons.
 //!
-//! The index is the interface's identity, since a name can move to another interface; the name is for
-//! people. Removing a pin detaches its program, whoever loaded it: nobody else holds the link.
+//! The network namespace (its inode) and the index are the interface's identity, since a name can move to another
+//! interface and an index means another one elsewhere; the name is for people. Removing a pin detaches its program, whoever loaded it: nobody else holds the link.
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::{BpfError, attached_program};
@@ -16,6 +17,8 @@ use crate::{BpfError, attached_program};
 pub struct Pin {
     /// Where it is.
     pub path: PathBuf,
+    /// The inode of the interface's network namespace.
+    pub namespace: u64,
     /// The interface's index when the program was attached.
     pub ifindex: u32,
     /// The interface's name at that time.
@@ -23,21 +26,32 @@ pub struct Pin {
 }
 
 impl Pin {
-    pub(crate) fn path(dir: &Path, ifindex: u32, interface: &str) -> PathBuf {
-        dir.join(format!("link-{ifindex}-{}", interface.replace('.', ":")))
+    pub(crate) fn path(dir: &Path, namespace: u64, ifindex: u32, interface: &str) -> PathBuf {
+        dir.join(format!("link-{namespace}-{ifindex}-{}", interface.replace('.', ":")))
     }
 
-    /// Whether the link can only be severed: an interface that runs no program has no live link.
+    /// Whether the interface is, or was, of the calling thread's network namespace.
+    pub(crate) fn is_here(&self) -> bool {
+        namespace().is_ok_and(|here| here == self.namespace)
+    }
+
+    /// Whether the link can only be severed: an interface of ours that runs no program has no live link.
     pub(crate) fn is_stale(&self) -> bool {
-        matches!(attached_program(self.ifindex), Ok(None) | Err(_))
+        self.is_here() && matches!(attached_program(self.ifindex), Ok(None) | Err(_))
     }
 
     fn parse(path: PathBuf) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
-        let (ifindex, interface) = name.strip_prefix("link-")?.split_once('-')?;
-        let (ifindex, interface) = (ifindex.parse().ok()?, interface.replace(':', "."));
-        Some(Self { path, ifindex, interface })
+        let (namespace, rest) = name.strip_prefix("link-")?.split_once('-')?;
+        let (ifindex, interface) = rest.split_once('-')?;
+        let interface = interface.replace(':', ".");
+        Some(Self { namespace: namespace.parse().ok()?, ifindex: ifindex.parse().ok()?, interface, path })
     }
+}
+
+/// The inode of the calling thread's network namespace.
+pub(crate) fn namespace() -> io::Result<u64> {
+    fs::metadata("/proc/thread-self/ns/net").map(|namespace| namespace.ino())
 }
 
 /// The links pinned in `dir`, in the order of their interfaces; none if there is no such directory.
@@ -69,7 +83,8 @@ pub fn is_ours(dir: &Path, ifindex: u32) -> Result<bool, BpfError> {
     Ok(find(dir, ifindex)?.is_some_and(|pin| !pin.is_stale()))
 }
 
-/// Removes the pins of the interfaces named, or all when none is named, and with them their programs.
+/// Removes the pins of the interfaces named, which are of this network namespace, or all of every namespace when
+/// none is named, and with them their programs.
 /// Works without the process that attached them. Returns what was removed.
 ///
 /// # Errors
@@ -78,7 +93,7 @@ pub fn is_ours(dir: &Path, ifindex: u32) -> Result<bool, BpfError> {
 pub fn remove(dir: &Path, interfaces: &[&str]) -> Result<Vec<Pin>, BpfError> {
     let mut removed = list(dir)?;
     if !interfaces.is_empty() {
-        removed.retain(|pin| interfaces.contains(&&*pin.interface));
+        removed.retain(|pin| pin.is_here() && interfaces.contains(&&*pin.interface));
     }
     removed.iter().try_for_each(unlink)?;
     Ok(removed)
@@ -99,7 +114,7 @@ pub fn sweep(dir: &Path) -> Result<Vec<Pin>, BpfError> {
 }
 
 pub(crate) fn find(dir: &Path, ifindex: u32) -> Result<Option<Pin>, BpfError> {
-    Ok(list(dir)?.into_iter().find(|pin| pin.ifindex == ifindex))
+    Ok(list(dir)?.into_iter().find(|pin| pin.ifindex == ifindex && pin.is_here()))
 }
 
 pub(crate) fn unlink(pin: &Pin) -> Result<(), BpfError> {
@@ -117,13 +132,13 @@ mod tests {
 
     #[test]
     fn names_carry_index_and_interface() {
-        let path = Pin::path(Path::new("/pins"), 12, "pod-a-1");
+        let path = Pin::path(Path::new("/pins"), 4026, 12, "pod-a-1");
         let pin = Pin::parse(path.clone()).unwrap();
-        assert_eq!(pin, Pin { path, ifindex: 12, interface: "pod-a-1".into() });
-        let vlan = Pin::path(Path::new("/pins"), 7, "eth0.100");
-        assert_eq!(vlan, Path::new("/pins/link-7-eth0:100"), "a bpffs refuses dots");
+        assert_eq!(pin, Pin { path, namespace: 4026, ifindex: 12, interface: "pod-a-1".into() });
+        let vlan = Pin::path(Path::new("/pins"), 4026, 7, "eth0.100");
+        assert_eq!(vlan, Path::new("/pins/link-4026-7-eth0:100"), "a bpffs refuses dots");
         assert_eq!(Pin::parse(vlan).unwrap().interface, "eth0.100");
-        for odd in ["/pins/link-x-a", "/pins/map-1-a", "/pins/link-12", "/pins/link"] {
+        for odd in ["/pins/link-1-x-a", "/pins/map-1-1-a", "/pins/link-12-a", "/pins/link-12", "/pins/link"] {
             assert_eq!(Pin::parse(odd.into()), None, "{odd}");
         }
     }
@@ -131,15 +146,18 @@ mod tests {
     #[test]
     fn only_pins_are_listed_and_removed() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["link-3-a", "link-1-b", "something"] {
+        let here = namespace().unwrap();
+        let names =
+            [format!("link-{here}-3-a"), format!("link-{here}-1-b"), "link-1-3-a".into(), "something".into()];
+        for name in names {
             fs::write(dir.path().join(name), "").unwrap();
         }
         let names = |pins: Vec<Pin>| pins.into_iter().map(|p| p.interface).collect::<Vec<_>>();
-        assert_eq!(names(list(dir.path()).unwrap()), ["b", "a"]);
+        assert_eq!(names(list(dir.path()).unwrap()).len(), 3);
         // Loopback runs no program, so no file makes it ours.
         assert!(!is_ours(dir.path(), 1).unwrap() && !is_ours(dir.path(), 2).unwrap());
-        assert_eq!(names(remove(dir.path(), &["a"]).unwrap()), ["a"]);
-        assert_eq!(names(remove(dir.path(), &[]).unwrap()), ["b"]);
+        assert_eq!(names(remove(dir.path(), &["a"]).unwrap()), ["a"], "not the other namespace's");
+        assert_eq!(names(remove(dir.path(), &[]).unwrap()), ["b", "a"]);
         assert!(dir.path().join("something").exists());
         assert_eq!(list(&dir.path().join("missing")).unwrap(), []);
     }

@@ -343,11 +343,26 @@ static __always_inline bool is_extension(__u8 next)
 	}
 }
 
+// What the node's kernel would unwrap and send on as traffic of its own.
+static __always_inline bool is_tunnel(__u8 protocol)
+{
+	switch (protocol) {
+	case IPPROTO_IPIP:
+	case IPPROTO_IPV6:
+	case IPPROTO_GRE:
+	case IPPROTO_MPLS:
+	case 97: // Ethernet within IP
+		return true;
+	default:
+		return false;
+	}
+}
+
 static __always_inline bool v4_is_to_node(void *at, void *end, __u32 ifindex)
 {
 	struct iphdr *ip = at;
 	// Options are not passed: a source route would lead on from the node.
-	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl != 5)
+	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl != 5 || is_tunnel(ip->protocol))
 		return false;
 	struct address src = from_v4(&ip->saddr), dst = from_v4(&ip->daddr);
 	return owns(ifindex, &src) && is_node(&dst);
@@ -365,7 +380,7 @@ static __always_inline bool v6_is_to_node(struct ipv6hdr *ip, void *end, __u32 i
 		if (next == IPPROTO_ICMPV6)
 			return false;
 	}
-	if (is_extension(next))
+	if (is_extension(next) || is_tunnel(next))
 		return false;
 	struct address src = from_v6(&ip->saddr), dst = from_v6(&ip->daddr);
 	return !is_mapped(&src) && !is_mapped(&dst) && owns(ifindex, &src) && is_node(&dst);

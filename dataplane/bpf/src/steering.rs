@@ -118,7 +118,9 @@ impl Steering {
         }
         if let Some(pin) = pins::find(pins, ifindex)? {
             match take_over(program, &pin) {
-                Ok(()) => return Ok(Attached { ifindex, taken_over: true }),
+                // A namespace's inode can come again with another one: the link has to be on this interface.
+                Ok(()) if is_running(program, ifindex)? => return Ok(Attached { ifindex, taken_over: true }),
+                Ok(()) => pins::unlink(&pin)?,
                 // "Link has been severed": the interface it was attached to is gone.
                 Err(error) if errno(&error) == Some(Errno::ENOLINK) => pins::unlink(&pin)?,
                 Err(error) => return Err(explain(error, interface, ifindex, pins)),
@@ -233,6 +235,12 @@ where
     map.and_then(M::try_from).map_err(|source| BpfError::Map { map: name, source })
 }
 
+/// Whether an interface runs just this program.
+fn is_running(program: &Xdp, ifindex: u32) -> Result<bool, BpfError> {
+    let id = program.info()?.id();
+    Ok(attached_program(ifindex).is_ok_and(|attached| attached == Some(id)))
+}
+
 /// LINK_UPDATE of a pinned link to this program.
 fn take_over(program: &mut Xdp, pin: &Pin) -> Result<(), BpfError> {
     let link = XdpLink::try_from(FdLink::from(PinnedLink::from_pin(&pin.path)?))?;
@@ -247,7 +255,8 @@ fn attach_new(program: &mut Xdp, interface: &str, ifindex: u32, pins: &Path) -> 
         .map_err(|error| explain(error.into(), interface, ifindex, pins))?;
     let link = FdLink::try_from(program.take_link(id)?)
         .map_err(|_netlink| BpfError::NoLink { interface: interface.into() })?;
-    let path = Pin::path(pins, ifindex, interface);
+    let namespace = pins::namespace().map_err(|source| BpfError::File { path: pins.into(), source })?;
+    let path = Pin::path(pins, namespace, ifindex, interface);
     link.pin(&path).map_err(|source| BpfError::Pin { interface: interface.into(), path, source })?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The stages that a burst of frames goes through, in order.
 
-use flow::{Address, DropReason, FlowKey, Verdict};
+use flow::{DropReason, FlowKey, Verdict};
 use packet::Packet;
 use table::PolicyTable;
 
@@ -98,12 +98,9 @@ impl<Frame> Burst<Frame> {
             return;
         };
         for (frame, packet) in self.admitted.drain(..) {
-            let FlowKey { src, dst, .. } = packet.key;
-            let unknown =
-                is_unknown_pod(src.address, wiring, table) || is_unknown_pod(dst.address, wiring, table);
-            let standing = match unknown {
-                true => Standing::Drop(DropReason::UnknownPod),
-                false => flows.standing(&packet, table, now, recovering),
+            let standing = match detour(&packet.key, wiring, table) {
+                Some(reason) => Standing::Drop(reason),
+                None => flows.standing(&packet, table, now, recovering),
             };
             match standing {
                 Standing::Known => self.allowed.push((frame, packet)),
@@ -223,10 +220,22 @@ pub(crate) fn transmit<Io: PacketIo>(io: &mut Io, slot: Slot, frame: Io::Frame, 
     }
 }
 
-/// Whether the pod that owns this address has a port here that the policy table does not know of: then no
-/// policy of it is known either, and nothing may pass.
-fn is_unknown_pod(address: Address, wiring: &Wiring, table: &PolicyTable) -> bool {
-    wiring.pod_port(address).is_some() && table.epoch_of(address).is_none()
+/// Why a packet has no business here, whatever policy says of it.
+fn detour(key: &FlowKey, wiring: &Wiring, table: &PolicyTable) -> Option<DropReason> {
+    let (src, dst) = (key.src.address, key.dst.address);
+    // A port whose pod the table does not know: no policy of it is known either.
+    let unknown = |address| wiring.pod_port(address).is_some() && table.epoch_of(address).is_none();
+    if unknown(src) || unknown(dst) {
+        return Some(DropReason::UnknownPod);
+    }
+    // Between a pod and its node everything is allowed, and the kernel carries it. Here it comes from an uplink,
+    // under an address that the node only goes by (a public one that is translated elsewhere), or would leave by
+    // one.
+    if table.between_pod_and_node(src, dst) {
+        let from_pod = wiring.pod_port(src).is_some();
+        return Some(if from_pod { DropReason::NoRoute } else { DropReason::SpoofedSource });
+    }
+    None
 }
 
 fn discard<Io: PacketIo>(io: &mut Io, frame: Io::Frame, reason: DropReason, tally: &mut Tally) {

@@ -180,8 +180,13 @@ impl Flows {
         let stale = flow.epochs != Epochs::of(table, &original);
         let denied = flow.state == State::Denied;
         if let Some(quoted) = quoted {
-            // The error must return to whom it quotes (RFC 5508, section 4, speaks of the same care).
-            return match packet.key.dst.address == quoted.src.address && !denied {
+            // The error must return to whom it quotes (RFC 5508, section 4, speaks of the same care). Any router
+            // on the way may send it, but a pod is no router: it may only speak of what was sent to itself.
+            let src = packet.key.src.address;
+            let from_pod = table.epoch_of(src).is_some();
+            let related =
+                packet.key.dst.address == quoted.src.address && (!from_pod || src == quoted.dst.address);
+            return match related && !denied {
                 false => Standing::Drop(DropReason::IcmpUnrelated),
                 true if stale => Standing::Judge(Question { key: original, effect: Effect::Quote }),
                 true => Standing::Known,
@@ -309,6 +314,7 @@ mod tests {
 
     const A: Address = Address::v4([10, 0, 0, 1]);
     const B: Address = Address::v4([10, 0, 0, 2]);
+    const C: Address = Address::v4([10, 0, 0, 3]);
     const SYN: u8 = TcpFlags::SYN;
     const ACK: u8 = TcpFlags::ACK;
     const FIN: u8 = TcpFlags::FIN;
@@ -353,6 +359,8 @@ mod tests {
             Arc::clone(&open),
             Arc::clone(&open),
         );
+        let c = (Arc::clone(&none), Arc::clone(&open), Arc::clone(&open));
+        builder.pod(Name::new("x", "c"), "", vec![C], c.0, c.1, c.2);
         builder.pod(Name::new("x", "b"), "", vec![B], none, open, Arc::new(row));
         builder.build(previous)
     }
@@ -509,6 +517,15 @@ mod tests {
         let router = Address::v4([192, 0, 2, 1]);
         assert_eq!(pass(&flows, &table, &error(request.key, router, A), 0, false), Ok(()));
         assert_eq!(pass(&flows, &table, &about(router), 0, false), Err(DropReason::IcmpUnrelated));
+        // A pod that has no part in the connection could carry its own bytes in the quotation.
+        let reply = request.key.reversed();
+        assert_eq!(pass(&flows, &table, &error(reply, A, B), 0, false), Ok(()));
+        for (quoted, stranger, to) in [(request.key, C, A), (reply, C, B)] {
+            assert_eq!(
+                pass(&flows, &table, &error(quoted, stranger, to), 0, false),
+                Err(DropReason::IcmpUnrelated)
+            );
+        }
 
         let closed = table_allowing(81, Some(&table));
         assert_eq!(pass(&flows, &closed, &about(A), 1, false), Err(DropReason::DefaultDeny));

@@ -22,7 +22,7 @@ const SPINS: u32 = 64;
 
 /// How long a sleep lasts at most. What does not wake the sleeper (a frame from another worker, the stop
 /// flag) waits this long at worst.
-const NAP: Duration = Duration::from_millis(5);
+const NAP: Duration = Duration::from_millis(10);
 
 /// Turns a worker until `stop` is set. `clock` gives the time, once per turn.
 pub fn run<Io: PacketIo>(

@@ -195,3 +195,12 @@ fn a_frame_to_another_mac_is_not_ours() {
     let elsewhere = frame().from(pod_mac(0)).to(MacAddr([2, 9, 9, 9, 9, 9])).ip(A, B).udp(1, 80);
     assert_eq!(bed.drops(0, &elsewhere), DropReason::NotForUs);
 }
+
+#[test]
+fn the_nodes_exemption_holds_only_where_the_node_truly_is() {
+    let mut bed = Bed::new();
+    let forged = from_outside().ip(NODE_PUBLIC, B).udp(1, 81);
+    assert_eq!(bed.drops(UPLINK, &forged), DropReason::SpoofedSource);
+    assert_eq!(bed.drops(1, &from_pod(1).ip(B, NODE_PUBLIC).udp(1, 81)), DropReason::NoRoute);
+    assert_eq!(bed.passes(1, &from_pod(1).ip(B, "203.0.113.78").udp(1, 81)), UPLINK);
+}

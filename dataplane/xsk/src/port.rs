@@ -113,10 +113,11 @@ impl Queue {
         }
     }
 
-    /// Stages a frame for the next flush; gives it back when the queue's share is used up.
+    /// Stages a frame for the next flush; gives it back when the queue's share is used up, and while the interface
+    /// is down: what is judged now must not leave when it comes up, whatever policy says by then.
     #[inline]
     pub(crate) fn transmit(&mut self, memory: &mut Memory, frame: Frame) -> Result<(), Frame> {
-        if self.in_tx >= self.plan.tx as usize {
+        if self.paused || self.in_tx >= self.plan.tx as usize {
             return Err(frame);
         }
         self.in_tx += 1;

@@ -96,7 +96,7 @@ mapping! {
         flows: Flows, "flows", "mapping", none;
         /// How long after a start a TCP segment in mid-stream may open its connection again, in whichever direction
         /// the policy allows. `0s`: never.
-        recovery_window: Span, "recovery_window", "duration", (Span(Duration::from_secs(30)));
+        recovery_window: Span, "recovery_window", "duration up to 5m", (Span(Duration::from_secs(30)));
         /// What becomes of the pinned programs when the agent is told to end: `keep` leaves them in force, `detach`
         /// removes them, and with them all enforcement.
         on_exit: OnExit, "on_exit", "`keep` or `detach`", (OnExit::Keep);
@@ -272,19 +272,25 @@ impl<const LEAST: u32, const MOST: u32> fmt::Display for Within<LEAST, MOST> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span(pub(super) Duration);
 
+/// The engine remembers a connection that policy has cut for ten minutes; while it does, no packet in mid-stream can
+/// open it from its other end.
+const LONGEST: Duration = Duration::from_secs(300);
+
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let duration = digits.parse::<u32>().ok().and_then(|number| match &text[digits.len()..] {
+        let span = digits.parse::<u32>().ok().and_then(|number| match &text[digits.len()..] {
             "ms" => Some(Duration::from_millis(number.into())),
             "s" => Some(Duration::from_secs(number.into())),
             "m" => Some(Duration::from_secs(u64::from(number) * 60)),
             _ => None,
         });
-        duration
-            .map(Self)
-            .ok_or_else(|| D::Error::custom(format!("`{text}` is not a duration such as 30s or 500ms")))
+        match span {
+            Some(span) if span <= LONGEST => Ok(Self(span)),
+            Some(_) => Err(D::Error::custom(format!("`{text}` is longer than {} s", LONGEST.as_secs()))),
+            None => Err(D::Error::custom(format!("`{text}` is not a duration such as 30s or 500ms"))),
+        }
     }
 }
 
@@ -327,7 +333,7 @@ mod tests {
         assert_eq!(read("30s"), Some(Duration::from_secs(30)));
         assert_eq!(read("250ms"), Some(Duration::from_millis(250)));
         assert_eq!(read("2m"), Some(Duration::from_secs(120)));
-        for bad in ["30", "s", "-1s", "1.5s", "30 s", "9999999999s", "1h"] {
+        for bad in ["30", "s", "-1s", "1.5s", "30 s", "9999999999s", "1h", "301s"] {
             assert_eq!(read(bad), None, "{bad}");
         }
         assert_eq!(Span(Duration::from_millis(1500)).to_string(), "1500ms");

@@ -23,6 +23,8 @@ pub(crate) const A6: &str = "fd00::1";
 pub(crate) const B6: &str = "fd00::2";
 pub(crate) const OUTSIDE: &str = "198.51.100.10";
 pub(crate) const NODE: &str = "192.0.2.1";
+/// An address that the node goes by, and that is on none of its interfaces.
+pub(crate) const NODE_PUBLIC: &str = "203.0.113.77";
 
 pub(crate) const UPLINK: usize = 3;
 pub(crate) const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 9, 1]);
@@ -85,7 +87,7 @@ pub(crate) fn b_accepts(ports: &[u16], previous: Option<&PolicyTable>) -> Policy
     let ranges = range(Protocol::TCP).chain(range(Protocol::UDP)).collect();
     let pieces = Arc::new([Piece { peers: Peers::Any, ports: Ports::OneOf(ranges) }]);
     let isolated = Row::Isolated { policies: vec![policy], rules: vec![RowRule { id, pieces }] };
-    let node: Arc<[Address]> = Arc::new([address(NODE)]);
+    let node: Arc<[Address]> = Arc::new([address(NODE), address(NODE_PUBLIC)]);
     let open = Arc::new(Row::Open);
     for (name, v4, v6, ingress) in [
         ("a", A, A6, Arc::clone(&open)),
