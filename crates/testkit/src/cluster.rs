@@ -238,6 +238,13 @@ impl RuleBuilder {
         self
     }
 
+    /// Allows on no port, as when every port of the rule turned out to be one that nothing can match.
+    #[must_use]
+    pub fn on_nothing(mut self) -> Self {
+        self.ports = Ports::OneOf(Vec::new());
+        self
+    }
+
     /// Allows this port, these ports, or this named port, beside those already listed.
     #[must_use]
     pub fn on(mut self, port: &str) -> Self {
