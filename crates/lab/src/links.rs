@@ -122,9 +122,7 @@ pub(crate) fn pod(addresses: &[IpAddr]) -> String {
 /// The outside: `hosts` are its addresses, `pods` those behind the node.
 pub(crate) fn outside(hosts: &[IpAddr], node: &[IpAddr], pods: &[IpAddr]) -> String {
     let mut batch = String::from("link set lo up\nlink set eth0 addrgenmode none\n");
-    for address in hosts {
-        line(&mut batch, format_args!("address add {} dev lo{}", host_route(address), no_dad(address)));
-    }
+    batch.push_str(&self::hosts(hosts));
     line(&mut batch, format_args!("address add {}/32 dev eth0 scope link", OUTSIDE_GATEWAY[0]));
     line(&mut batch, format_args!("address add {}/64 dev eth0 nodad", OUTSIDE_GATEWAY[1]));
     line(&mut batch, format_args!("link set eth0 up"));
@@ -144,6 +142,15 @@ pub(crate) fn outside(hosts: &[IpAddr], node: &[IpAddr], pods: &[IpAddr]) -> Str
             // A node without IPv4 has no next hop for the pods' IPv4.
             (IpAddr::V4(_), None) => {}
         }
+    }
+    batch
+}
+
+/// The addresses of hosts outside.
+pub(crate) fn hosts(addresses: &[IpAddr]) -> String {
+    let mut batch = String::new();
+    for address in addresses {
+        line(&mut batch, format_args!("address add {} dev lo{}", host_route(address), no_dad(address)));
     }
     batch
 }

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::links::{self, HOST_SYSCTLS, NODE_SYSCTLS, PodLink};
 use crate::netns::{Identity, Namespace, PREFIX};
 use crate::state::{self, State};
-use crate::topology::{Family, Place, Topology, check_name};
+use crate::topology::{Family, Host, Place, Topology, check_name};
 
 /// A lab that is up. It goes down when dropped, unless it is persistent.
 #[derive(Debug)]
@@ -139,6 +139,20 @@ impl Lab {
             self.state.persistent()?;
             self.persistent = true;
         }
+        Ok(())
+    }
+
+    /// Gives the outside further hosts, while the lab stands.
+    ///
+    /// # Errors
+    /// For hosts that the topology could not have had from the start.
+    pub fn add_outside(&mut self, hosts: Vec<Host>) -> Result<(), Error> {
+        let addresses: Vec<IpAddr> = hosts.iter().flat_map(|host| host.addresses.clone()).collect();
+        let mut topology = self.topology.clone();
+        topology.outside.extend(hosts);
+        topology.check()?;
+        links::ip(&self.outside, &links::hosts(&addresses))?;
+        self.topology = topology;
         Ok(())
     }
 

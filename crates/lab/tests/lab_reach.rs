@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use lab::{
-    Connection, Family, Lab, Mark, Matrix, Outcome, Place, Probe, Servers, Topology, Transport, probe,
-    probe_all,
+    Connection, Error, Family, Host, Lab, Mark, Matrix, Outcome, Place, Probe, Servers, Topology, Transport,
+    probe, probe_all,
 };
 
 const PORT: u16 = 80;
@@ -185,6 +185,22 @@ fn pods_of_other_nodes_are_outside() {
         .iter()
         .map(|question| (question, ask(&lab, std::slice::from_ref(question)).swap_remove(0)))
     {
+        assert!(outcome.reached(to), "{probe:?}: {outcome}");
+    }
+}
+
+#[test]
+fn hosts_that_come_later_are_reached_like_the_others() {
+    let mut lab = Lab::up(&Topology::nine(Lab::unique())).unwrap();
+    let (pod, late) = (Place::pod("x", "a"), Place::outside("late"));
+    let addresses = vec![IpAddr::from([192, 0, 2, 0]), IpAddr::from([0x2001, 0xdb8, 9, 0, 0, 0, 0, 9])];
+    let host = Host { name: "late".to_owned(), addresses };
+    lab.add_outside(vec![host.clone()]).unwrap();
+    assert!(matches!(lab.add_outside(vec![host]), Err(Error::Topology(_))), "twice the same");
+    let _servers = Servers::start(&lab, &[PORT]).unwrap();
+    let places = [pod, late];
+    let questions = all_questions(&lab, &places, &places);
+    for ((to, probe), outcome) in questions.iter().zip(ask(&lab, &questions)) {
         assert!(outcome.reached(to), "{probe:?}: {outcome}");
     }
 }

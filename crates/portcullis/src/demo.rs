@@ -112,8 +112,7 @@ impl Demo<'_> {
         let outside = lab.topology().outside.iter().map(|host| Place::outside(&host.name));
         let targets: Vec<Place> = pods.iter().cloned().chain(outside).collect();
         let mut asked = Vec::new();
-        for (port, transport) in
-            PORTS.iter().flat_map(|port| TRANSPORTS.map(|transport| (*port, transport)))
+        for (port, transport) in PORTS.iter().flat_map(|port| TRANSPORTS.map(|transport| (*port, transport)))
         {
             for from in &pods {
                 for to in targets.iter().filter(|to| *to != from) {
@@ -155,8 +154,7 @@ impl Demo<'_> {
         }
         let mut text = format!("\n{title} ({} connections in {:.1} s)\n", asked.len(), took.as_secs_f64());
         text += "  . expected open, and is    X expected closed, and is    ! not as expected\n";
-        for (port, transport) in
-            PORTS.iter().flat_map(|port| TRANSPORTS.map(|transport| (*port, transport)))
+        for (port, transport) in PORTS.iter().flat_map(|port| TRANSPORTS.map(|transport| (*port, transport)))
         {
             let matrix = &matrices[&(port, transport)];
             write!(text, "\n{transport} {port}, IPv4 and IPv6 (rows connect to columns)\n{matrix}")?;

@@ -7,3 +7,4 @@
 
 pub mod format;
 pub mod executor;
+pub mod on_lab;

@@ -1,7 +1,7 @@
-//! Questions on real packets: pods in network namespaces, an agent that enforces between them, and probes.
+//! Answers from real packets: pods in network namespaces, an agent that enforces between them, and probes.
 //!
 //! One agent lives through all tests of the same pods, and meets each step as a change of the step before: what
-//! it then enforces must not depend on how it came there.
+//! it enforces then must not depend on how it came there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,238 +9,268 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use flow::{Address, Protocol, Verdict};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use flow::{Protocol, Verdict};
 use lab::{Host, Lab, Outcome, Place, Probe, Servers, Topology, Transport, manifests, probe_all};
-use policy::Connection;
 use policy::model::{Cluster, Labels, Namespace};
+use policy::{Connection, evaluate};
 
+use super::executor::{Answer, Executor, Question};
+use crate::exit::{Failure, system};
 use crate::lab_agent::{AgentHome, LabAgent};
 
 /// Longer than any answer takes on a quiet machine, and short for what never comes.
 const TIMEOUT: Duration = Duration::from_millis(350);
-/// What should have come and has not is asked again, with more patience: a machine may be busy.
+/// What policy allows and has not arrived is asked again, with more patience: a machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A namespace without pods that is another one in each step, so that no step looks like the one before.
 const MARKER: &str = "portcullis-lab-step";
+const GENERATION: &str = "portcullis_table_generation";
 
-/// What became of one connection on the wire.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Observed {
-    /// Its destination, and nobody else, answered.
-    Reached,
-    /// Nothing came back, as when a packet is dropped.
-    Silence,
-    /// Something else: a refusal, or an answer from somebody who was not asked.
-    Other(String),
-    /// It cannot be tried between network namespaces, and why.
-    Untried(&'static str),
-}
-
-impl Observed {
-    /// Whether this is what a verdict looks like on the wire.
-    #[must_use]
-    pub fn agrees_with(&self, verdict: Verdict) -> bool {
-        match self {
-            Self::Reached => verdict == Verdict::Allow,
-            Self::Silence => verdict == Verdict::Deny,
-            Self::Other(_) => false,
-            Self::Untried(_) => true,
-        }
-    }
-}
-
-/// What a lab must hold for tests that are to run in it.
-#[derive(Clone, Debug, Default)]
-pub struct Needs {
-    /// External addresses that connections come from or go to, among others.
-    pub addresses: BTreeSet<Address>,
-    /// Where connections go to.
-    pub served: BTreeMap<Address, BTreeSet<u16>>,
-}
-
-impl Needs {
-    /// Adds what a connection needs.
-    pub fn add(&mut self, connection: &Connection) {
-        self.addresses.extend([connection.src, connection.dst]);
-        self.served.entry(connection.dst).or_default().insert(connection.port);
-    }
-}
-
-/// The pods and addresses by which one lab is told from another: names, addresses and the node.
-#[must_use]
-pub fn key(cluster: &Cluster) -> String {
-    let topology = topology("", cluster, &BTreeSet::new());
-    let mut pods: Vec<_> = topology.pods.iter().map(|pod| (&pod.name, &pod.addresses)).collect();
-    pods.sort();
-    format!("{:?}{pods:?}", topology.node)
-}
-
-/// A lab with servers everywhere and an agent that enforces.
+/// Answers from packets between the pods of a lab. Needs root.
 #[derive(Debug)]
 pub struct OnLab {
-    lab: Lab,
-    agent: Option<LabAgent>,
-    home: AgentHome,
     binary: PathBuf,
-    folder: PathBuf,
-    places: BTreeMap<IpAddr, Place>,
-    step: u64,
-    _servers: Vec<Servers>,
+    standing: Option<Standing>,
 }
 
 impl OnLab {
-    /// Builds a lab for the pods of a cluster, all of them local, and the external addresses of `needs`; starts
-    /// servers, and an agent (`binary`) that enforces the policies of the cluster.
-    ///
-    /// # Errors
-    ///
-    /// Without root, for pods that cannot have namespaces of their own, and when the agent does not start.
-    pub fn up(binary: &Path, cluster: &Cluster, needs: &Needs) -> Result<Self> {
-        let topology = topology(&Lab::unique(), cluster, &needs.addresses);
-        let lab = Lab::up(&topology)?;
-        let mut places = BTreeMap::new();
-        let mut groups: BTreeMap<Vec<u16>, Vec<Place>> = BTreeMap::new();
-        for place in topology.places() {
-            let mut ports = BTreeSet::new();
-            for address in topology.addresses(&place) {
-                ports.extend(needs.served.get(&Address::from(address)).into_iter().flatten());
-                places.insert(address, place.clone());
-            }
-            groups.entry(ports.into_iter().collect()).or_default().push(place);
-        }
-        let servers = groups.iter().filter(|(ports, _)| !ports.is_empty());
-        let servers: Result<Vec<_>, _> =
-            servers.map(|(ports, places)| Servers::start_at(&lab, places, ports)).collect();
-        let folder = std::env::temp_dir().join(format!("portcullis-{}", lab.name()));
-        let home = AgentHome::new(&folder, binary, &lab, true, "")?;
-        let binary = binary.to_owned();
-        let mut on_lab = Self { lab, agent: None, home, binary, folder, places, step: 0, _servers: servers? };
-        on_lab.put(cluster)?;
-        let agent = on_lab.agent.insert(on_lab.home.start(&on_lab.lab)?);
-        agent.wait_until_ready()?;
-        Ok(on_lab)
+    /// The lab comes up with the first step; `binary` is the agent that enforces in it.
+    #[must_use]
+    pub fn new(binary: &Path) -> Self {
+        Self { binary: binary.to_owned(), standing: None }
     }
 
-    /// Puts the objects of a cluster in the place of those before, and waits until they are in force.
-    ///
-    /// # Errors
-    ///
-    /// When the agent does not take them.
-    pub fn enforce(&mut self, cluster: &Cluster) -> Result<()> {
-        let before = generation(self.agent()?)?;
-        self.put(cluster)?;
-        let agent = self.agent.as_mut().context("the agent has ended")?;
-        agent.wait_until("does not take the manifests", |figures| {
-            figures.get(GENERATION).is_some_and(|generation| *generation > before)
-        })
-    }
-
-    /// Tries connections, all at once. `verdicts` are what is expected of them, in the same order: what should
-    /// arrive is given a second chance when it does not.
-    ///
-    /// # Errors
-    ///
-    /// For a source that is not in this lab, and when sockets run out.
-    pub fn ask(&self, connections: &[Connection], verdicts: &[Verdict]) -> Result<Vec<Observed>> {
-        let mut observed: Vec<Option<Observed>> = connections.iter().map(untried).collect();
-        for (timeout, again) in [(TIMEOUT, false), (PATIENCE, true)] {
-            let open = |(at, observed): (usize, &Option<Observed>)| match observed {
-                None => Some(at),
-                Some(Observed::Silence) if again && verdicts[at] == Verdict::Allow => Some(at),
-                Some(_) => None,
-            };
-            let open: Vec<usize> = observed.iter().enumerate().filter_map(open).collect();
-            let probes: Result<Vec<Probe>> = open.iter().map(|&at| self.probe(&connections[at])).collect();
-            let outcomes = if open.is_empty() { Vec::new() } else { probe_all(&self.lab, &probes?, timeout)? };
-            for (at, outcome) in open.into_iter().zip(outcomes) {
-                observed[at] = Some(self.observed(&connections[at], &outcome));
-            }
-        }
-        Ok(observed.into_iter().flatten().collect())
-    }
-
-    /// Ends the agent and takes the lab down; nothing of them stays.
+    /// Takes the lab down; nothing of it stays.
     ///
     /// # Errors
     ///
     /// When something stays.
-    pub fn down(mut self) -> Result<()> {
-        if let Some(agent) = self.agent.take() {
-            let log = agent.log();
-            let (status, _) = agent.terminate()?;
-            ensure!(status.success(), "the agent ended with {status}:\n{log}");
-        }
-        let mut command = self.lab.node().command(&self.binary);
-        command.args(["cleanup", "--force", "--state-dir"]).arg(self.home.state_dir());
-        let output = command.output().context("cannot clean up")?;
-        ensure!(output.status.success(), "cannot clean up: {}", String::from_utf8_lossy(&output.stderr));
-        fs::remove_dir_all(&self.folder)?;
-        Ok(self.lab.down()?)
+    pub fn down(mut self) -> Result<(), Failure> {
+        self.standing.take().map_or(Ok(()), Standing::down).map_err(system)
     }
+}
 
-    fn agent(&self) -> Result<&LabAgent> {
-        self.agent.as_ref().context("the agent has ended")
-    }
-
-    fn put(&mut self, cluster: &Cluster) -> Result<()> {
-        self.step += 1;
-        let labels = Labels::from([("step".to_owned(), self.step.to_string())]);
-        let marker = Namespace { name: MARKER.to_owned(), labels };
-        let marker = manifests(&Cluster { namespaces: vec![marker], ..Cluster::default() });
-        // One file, renamed into place: the agent sees the step before or this one, and nothing between.
-        self.home.apply("cluster.yaml", &(marker + &manifests(cluster)))?;
+impl Executor for OnLab {
+    /// Nothing to do: enforcement goes on from test to test.
+    fn begin(&mut self, _test: &str) -> Result<(), Failure> {
         Ok(())
     }
 
-    fn probe(&self, connection: &Connection) -> Result<Probe> {
-        let source = connection.src.ip();
-        let from = self.places.get(&source).with_context(|| format!("{source} is not in this lab"))?;
-        Ok(Probe {
-            from: from.clone(),
-            to: connection.dst.ip(),
-            port: connection.port,
-            transport: transport(connection.protocol)
-                .ok_or_else(|| anyhow!("no probe speaks {}", connection.protocol))?,
+    fn step(&mut self, cluster: &Cluster) -> Result<(), Failure> {
+        let same = |standing: &mut Standing| standing.people == people(cluster);
+        let outcome = match self.standing.take_if(same) {
+            Some(mut standing) => {
+                let enforced = standing.enforce(cluster);
+                self.standing = Some(standing);
+                enforced
+            }
+            None => self
+                .standing
+                .take()
+                .map_or(Ok(()), Standing::down)
+                .and_then(|()| Standing::up(&self.binary, cluster))
+                .map(|standing| self.standing = Some(standing)),
+        };
+        outcome.map_err(system)
+    }
+
+    fn ask(&mut self, questions: &[Question]) -> Result<Vec<Answer>, Failure> {
+        let standing = self.standing.as_mut().ok_or_else(|| system(anyhow!("no step has been made")))?;
+        standing.ask(questions).map_err(system)
+    }
+}
+
+/// A lab with an agent that enforces.
+#[derive(Debug)]
+struct Standing {
+    lab: Lab,
+    /// Whose lab it is: [`people`] of its cluster.
+    people: String,
+    /// What is in force.
+    cluster: Cluster,
+    binary: PathBuf,
+    folder: PathBuf,
+    home: AgentHome,
+    agent: LabAgent,
+    places: BTreeMap<IpAddr, Place>,
+    servers: BTreeMap<Place, (BTreeSet<u16>, Servers)>,
+    step: u64,
+}
+
+impl Standing {
+    fn up(binary: &Path, cluster: &Cluster) -> Result<Self> {
+        let topology = topology(&Lab::unique(), cluster);
+        let lab = Lab::up(&topology)?;
+        let folder = std::env::temp_dir().join(format!("portcullis-{}", lab.name()));
+        let home = AgentHome::new(&folder, binary, &lab, true, "")?;
+        put(&home, cluster, 1)?;
+        let mut agent = home.start(&lab)?;
+        agent.wait_until_ready()?;
+        let addresses =
+            |place: Place| topology.addresses(&place).into_iter().map(move |it| (it, place.clone()));
+        Ok(Self {
+            people: people(cluster),
+            cluster: cluster.clone(),
+            binary: binary.to_owned(),
+            folder,
+            home,
+            agent,
+            places: topology.places().into_iter().flat_map(addresses).collect(),
+            servers: BTreeMap::new(),
+            step: 1,
+            lab,
         })
     }
 
-    fn observed(&self, connection: &Connection, outcome: &Outcome) -> Observed {
-        match (outcome, self.places.get(&connection.dst.ip())) {
-            (Outcome::TimedOut, _) => Observed::Silence,
-            (outcome, Some(place)) if outcome.reached(place) => Observed::Reached,
-            (outcome, _) => Observed::Other(outcome.to_string()),
+    /// Puts the objects of a cluster in the place of those before, and waits until they are in force.
+    fn enforce(&mut self, cluster: &Cluster) -> Result<()> {
+        let before =
+            self.agent.figures()?.get(GENERATION).copied().context("the agent has no policy table")?;
+        self.step += 1;
+        put(&self.home, cluster, self.step)?;
+        self.cluster = cluster.clone();
+        self.agent.wait_until("does not take the manifests", |figures| {
+            figures.get(GENERATION).is_some_and(|generation| *generation > before)
+        })
+    }
+
+    /// Tries all connections at once.
+    fn ask(&mut self, questions: &[Question]) -> Result<Vec<Answer>> {
+        let mut answers = vec![None; questions.len()];
+        let mut open = Vec::new();
+        for (at, Question { connection, .. }) in questions.iter().enumerate() {
+            match why_not(connection) {
+                Some(why) => answers[at] = Some(Answer::Untried(why.to_owned())),
+                None => open.push(at),
+            }
         }
+        self.prepare(open.iter().map(|&at| &questions[at].connection))?;
+        for timeout in [TIMEOUT, PATIENCE] {
+            let probes: Result<Vec<Probe>> =
+                open.iter().map(|&at| self.probe(&questions[at].connection)).collect();
+            for (at, outcome) in open.iter().zip(probe_all(&self.lab, &probes?, timeout)?) {
+                answers[*at] = Some(self.answer(&questions[*at], &outcome)?);
+            }
+            open.retain(|&at| {
+                let silent = matches!(answers[at], Some(Answer::Verdict { verdict: Verdict::Deny, .. }));
+                silent && evaluate(&self.cluster, &questions[at].connection).verdict() == Verdict::Allow
+            });
+            if open.is_empty() {
+                break;
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// Sees to it that all addresses are somebody's, and that whoever is asked serves the port.
+    fn prepare<'c>(&mut self, connections: impl Iterator<Item = &'c Connection> + Clone) -> Result<()> {
+        let asked = connections.clone().flat_map(|connection| [connection.src.ip(), connection.dst.ip()]);
+        let missing: BTreeSet<IpAddr> = asked.filter(|address| !self.places.contains_key(address)).collect();
+        let host = |address: &IpAddr| Host { name: address.to_string(), addresses: vec![*address] };
+        if !missing.is_empty() {
+            self.lab.add_outside(missing.iter().map(host).collect())?;
+        }
+        self.places.extend(missing.iter().map(|address| (*address, Place::outside(address.to_string()))));
+
+        let mut wanted: BTreeMap<Place, BTreeSet<u16>> = BTreeMap::new();
+        for connection in connections {
+            let place = self.place(connection.dst.ip())?;
+            wanted.entry(place.clone()).or_default().insert(connection.port);
+        }
+        for (place, mut ports) in wanted {
+            let served = self.servers.get(&place).map(|(served, _)| served.clone()).unwrap_or_default();
+            if !ports.is_subset(&served) {
+                ports.extend(served);
+                // Two servers at one address would contradict each other.
+                drop(self.servers.remove(&place));
+                let all: Vec<u16> = ports.iter().copied().collect();
+                let servers = Servers::start_at(&self.lab, std::slice::from_ref(&place), &all)?;
+                self.servers.insert(place, (ports, servers));
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&self, address: IpAddr) -> Result<&Place> {
+        self.places.get(&address).with_context(|| format!("{address} is not in this lab"))
+    }
+
+    fn probe(&self, connection: &Connection) -> Result<Probe> {
+        let transport = transport(connection.protocol);
+        Ok(Probe {
+            from: self.place(connection.src.ip())?.clone(),
+            to: connection.dst.ip(),
+            port: connection.port,
+            transport: transport.with_context(|| format!("no probe speaks {}", connection.protocol))?,
+        })
+    }
+
+    fn answer(&self, question: &Question, outcome: &Outcome) -> Result<Answer> {
+        let Question { from, to, connection } = question;
+        let verdict = match outcome {
+            Outcome::TimedOut => Verdict::Deny,
+            outcome if outcome.reached(self.place(connection.dst.ip())?) => Verdict::Allow,
+            // Enforcement drops in silence, and nobody answers for another: the lab itself is at fault.
+            outcome => bail!("{from} -> {to} {}/{}: {outcome}", connection.port, connection.protocol),
+        };
+        Ok(Answer::Verdict { verdict, because: vec![format!("on the wire: {outcome}")] })
+    }
+
+    fn down(self) -> Result<()> {
+        let Self { lab, binary, folder, home, agent, servers, .. } = self;
+        drop(servers);
+        let (status, _) = agent.terminate()?;
+        let log = fs::read_to_string(folder.join("agent.log")).unwrap_or_default();
+        ensure!(status.success(), "the agent ended with {status}:\n{log}");
+        let mut command = lab.node().command(binary);
+        command.args(["cleanup", "--force", "--state-dir"]).arg(home.state_dir());
+        let output = command.output().context("cannot clean up")?;
+        ensure!(output.status.success(), "cannot clean up: {}", String::from_utf8_lossy(&output.stderr));
+        fs::remove_dir_all(folder)?;
+        Ok(lab.down()?)
     }
 }
 
-const GENERATION: &str = "portcullis_table_generation";
-
-fn generation(agent: &LabAgent) -> Result<u64> {
-    agent.figures()?.get(GENERATION).copied().context("the agent has no policy table")
+/// Gives an agent the objects of a cluster, and a marker. One file, renamed into place: the agent sees the step
+/// before or this one, and nothing between.
+fn put(home: &AgentHome, cluster: &Cluster, step: u64) -> Result<()> {
+    let labels = Labels::from([("step".to_owned(), step.to_string())]);
+    let marker = Namespace { name: MARKER.to_owned(), labels };
+    let marker = manifests(&Cluster { namespaces: vec![marker], ..Cluster::default() });
+    home.apply("cluster.yaml", &(marker + &manifests(cluster)))?;
+    Ok(())
 }
 
-/// A lab for the pods of a cluster, whatever nodes they name: the node is the first of them.
-fn topology(name: &str, cluster: &Cluster, addresses: &BTreeSet<Address>) -> Topology {
+/// The pods of a cluster, all of them local whatever nodes they name; the node is the first of its nodes.
+fn topology(name: &str, cluster: &Cluster) -> Topology {
     let mut topology = Topology::from_cluster(name, "", cluster);
     topology.pods.iter_mut().for_each(|pod| pod.node.clear());
     topology.outside.clear();
-    let known: BTreeSet<IpAddr> =
-        topology.places().iter().flat_map(|place| topology.addresses(place)).collect();
-    let external = addresses.iter().filter(|address| why_not(**address).is_none()).map(|address| address.ip());
-    topology.outside = external
-        .filter(|address| !known.contains(address))
-        .map(|address| Host { name: address.to_string(), addresses: vec![address] })
-        .collect();
     topology
 }
 
-fn untried(connection: &Connection) -> Option<Observed> {
-    let why = why_not(connection.src).or_else(|| why_not(connection.dst)).or_else(|| {
-        let answered = transport(connection.protocol).is_some();
-        (!answered).then_some("nobody answers to a protocol without ports")
-    });
-    why.map(Observed::Untried)
+/// What tells one lab from another: the node, and names and addresses of the pods.
+fn people(cluster: &Cluster) -> String {
+    let topology = topology("", cluster);
+    let mut pods: Vec<_> = topology.pods.iter().map(|pod| (&pod.name, &pod.addresses)).collect();
+    pods.sort();
+    format!("{:?} {pods:?}", topology.node)
+}
+
+/// Why a connection cannot be tried between network namespaces, if it cannot.
+fn why_not(connection: &Connection) -> Option<&'static str> {
+    let address = |address: IpAddr| match address {
+        IpAddr::V4(ip) if ip.octets()[0] == 0 => Some("no host has an address in 0.0.0.0/8"),
+        IpAddr::V4(ip) if ip.octets()[0] >= 224 => Some("no host has an address above 223.255.255.255"),
+        IpAddr::V6(ip) if ip.is_multicast() => Some("no host has a multicast address"),
+        ip if ip.is_unspecified() || ip.is_loopback() => Some("a loopback address leaves no host"),
+        IpAddr::V4(ip) if ip.is_link_local() => Some("a link-local address leaves no link"),
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => Some("a link-local address leaves no link"),
+        _ => None,
+    };
+    let protocol = || transport(connection.protocol).is_none().then_some("nobody answers to this protocol");
+    address(connection.src.ip()).or_else(|| address(connection.dst.ip())).or_else(protocol)
 }
 
 const fn transport(protocol: Protocol) -> Option<Transport> {
@@ -248,20 +278,6 @@ const fn transport(protocol: Protocol) -> Option<Transport> {
         Protocol::TCP => Some(Transport::Tcp),
         Protocol::UDP => Some(Transport::Udp),
         Protocol::SCTP => Some(Transport::Sctp),
-        _ => None,
-    }
-}
-
-/// Why no host of the lab can have an address, if none can.
-fn why_not(address: Address) -> Option<&'static str> {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.octets()[0] == 0 => Some("an address of \"this network\" (RFC 6890)"),
-        IpAddr::V4(ip) if ip.is_loopback() => Some("a loopback address"),
-        IpAddr::V4(ip) if ip.is_link_local() => Some("a link-local address"),
-        IpAddr::V4(ip) if ip.octets()[0] >= 224 => Some("a multicast or reserved address"),
-        IpAddr::V6(ip) if ip.is_unspecified() || ip.is_loopback() => Some("a loopback address"),
-        IpAddr::V6(ip) if ip.is_unicast_link_local() => Some("a link-local address"),
-        IpAddr::V6(ip) if ip.is_multicast() => Some("a multicast or reserved address"),
         _ => None,
     }
 }
