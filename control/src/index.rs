@@ -1,5 +1,6 @@
 //! The objects of all files as one cluster.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::PathBuf;
@@ -11,9 +12,12 @@ use policy::model::{Cluster, Origin};
 use crate::files::{self, MAX_TOTAL, Source};
 
 /// Most objects of one set.
-const MAX_OBJECTS: usize = 1 << 18;
+const MAX_OBJECTS: usize = 1 << 17;
 /// Most YAML nodes of one set, those that aliases repeat included.
 const MAX_NODES: usize = 16 << 20;
+
+/// Most diagnostics of one set.
+const MAX_TOLD: usize = 1000;
 
 /// What a set of manifests says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -70,7 +74,24 @@ pub fn assemble(sources: &[Source]) -> Result<Loaded, Vec<Diagnostic>> {
             Err(found) => errors.extend(found),
         }
     }
-    if errors.is_empty() { Ok(Loaded { cluster: cluster(items.iter())?, warnings }) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(Loaded { cluster: cluster(items.iter())?, warnings: told(warnings) })
+    } else {
+        Err(told(errors))
+    }
+}
+
+/// At most as many diagnostics as anybody reads. Errors come before warnings where some are left out.
+pub(crate) fn told(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let more = diagnostics.len().saturating_sub(MAX_TOLD);
+    if more > 0 {
+        diagnostics.sort_by_key(|diagnostic| Reverse(diagnostic.severity));
+        let severity = diagnostics[MAX_TOLD].severity;
+        diagnostics.truncate(MAX_TOLD);
+        let last = Diagnostic::warning(Arc::from("the manifests"), "too-many", format!("and {more} more"));
+        diagnostics.push(Diagnostic { severity, ..last });
+    }
+    diagnostics
 }
 
 fn within_total(sources: &[Source]) -> Result<(), Vec<Diagnostic>> {
@@ -147,7 +168,7 @@ pub(crate) fn cluster<'i>(items: impl Iterator<Item = &'i Item>) -> Result<Clust
             }
         }
     }
-    if errors.is_empty() { Ok(cluster) } else { Err(errors) }
+    if errors.is_empty() { Ok(cluster) } else { Err(told(errors)) }
 }
 
 #[cfg(test)]

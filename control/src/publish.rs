@@ -22,6 +22,8 @@ use crate::watch::Watch;
 const LOOK: Duration = Duration::from_secs(1);
 /// How often all files are read again although nothing seems to have changed.
 const READ_AGAIN: Duration = Duration::from_secs(30);
+/// Most diagnostics of one report: each looks for its line.
+const MAX_REPORTED: usize = 50;
 /// Events that may wait for their receiver. They are rare.
 const EVENTS: usize = 64;
 
@@ -190,7 +192,7 @@ impl Control {
             }
         }
         if !errors.is_empty() {
-            return Err(errors);
+            return Err(index::told(errors));
         }
         if items.is_empty() {
             // A folder that is just being filled, or a volume that came up empty, must not open everything.
@@ -200,7 +202,7 @@ impl Control {
                     .suggest("put Node, Namespace, Pod and NetworkPolicy objects into *.yaml files here"),
             ]);
         }
-        Ok((index::cluster(items.into_iter())?, warnings))
+        Ok((index::cluster(items.into_iter())?, index::told(warnings)))
     }
 
     /// Parses what is new, and forgets files that are gone. Ends at the file with which the set becomes too large.
@@ -222,10 +224,14 @@ impl Control {
     }
 
     fn report(&self, diagnostics: &[Diagnostic]) -> String {
-        let rendered = diagnostics.iter().map(|diagnostic| {
+        let rendered = diagnostics.iter().take(MAX_REPORTED).map(|diagnostic| {
             let bytes = self.parsed.get(&*diagnostic.source).map_or(&[][..], |known| &known.bytes);
             diagnostic.render(&String::from_utf8_lossy(bytes))
         });
-        rendered.collect::<Vec<_>>().join("\n")
+        let mut report = rendered.collect::<Vec<_>>().join("\n");
+        if let Some(more) = diagnostics.len().checked_sub(MAX_REPORTED).filter(|more| *more > 0) {
+            report.push_str(&format!("\nand {more} more\n"));
+        }
+        report
     }
 }

@@ -30,18 +30,18 @@ pub fn compile(cluster: &Cluster, scope: &Scope, previous: Option<&PolicyTable>)
 
     let mut egress = Rows::new(Direction::Egress, &policies, &population);
     let mut ingress = Rows::new(Direction::Ingress, &policies, &population);
-    let mut nodes: HashMap<&str, Arc<[Address]>> = HashMap::new();
+    let nodes = node_addresses(cluster);
     for resident in &population.residents {
         let pod = resident.pod;
         if matches!(scope, Scope::Pods(judged) if !judged.contains(&pod.name)) {
             continue;
         }
-        let node = nodes.entry(&pod.node).or_insert_with(|| node_addresses(cluster, &pod.node));
+        let node = nodes.get(pod.node.as_str()).map_or_else(|| Arc::from([]), Arc::clone);
         builder.pod(
             name(&pod.name),
             pod.uid.clone(),
             resident.addresses.clone(),
-            Arc::clone(node),
+            node,
             egress.of(resident),
             ingress.of(resident),
         );
@@ -124,11 +124,14 @@ impl<'a> Rows<'a> {
     fn isolating(&self, subject: &Resident<'_>) -> Vec<usize> {
         let pod = subject.pod;
         let selects = |named: &Named<'_>| {
-            named.policy.name.namespace == pod.name.namespace
-                && named.policy.subjects.matches(&pod.labels)
-                && named.rules(self.direction).is_some()
+            named.policy.subjects.matches(&pod.labels) && named.rules(self.direction).is_some()
         };
-        self.policies.iter().enumerate().filter(|(_, named)| selects(named)).map(|(index, _)| index).collect()
+        // By name: those of a namespace stand together.
+        let namespace = pod.name.namespace.as_str();
+        let of_namespace = |named: &Named<'_>| named.policy.name.namespace.as_str().cmp(namespace);
+        let first = self.policies.partition_point(|named| of_namespace(named).is_lt());
+        let end = self.policies.partition_point(|named| of_namespace(named).is_le());
+        (first..end).filter(|&index| selects(&self.policies[index])).collect()
     }
 
     /// Resolves the rules of a policy, unless that has been done.
@@ -189,11 +192,13 @@ fn name_rules(
     numbered.map(|(index, rule)| builder.rule(id, direction, index, rule.origin.to_string())).collect()
 }
 
-fn node_addresses(cluster: &Cluster, node: &str) -> Arc<[Address]> {
-    let mut addresses: Vec<_> = cluster.node_addresses(node).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses.into()
+/// The addresses of each node that has a name, sorted.
+fn node_addresses(cluster: &Cluster) -> HashMap<&str, Arc<[Address]>> {
+    let mut nodes: HashMap<&str, BTreeSet<Address>> = HashMap::new();
+    for node in cluster.nodes.iter().filter(|node| !node.name.is_empty()) {
+        nodes.entry(&node.name).or_default().extend(&node.addresses);
+    }
+    nodes.into_iter().map(|(name, addresses)| (name, addresses.into_iter().collect())).collect()
 }
 
 fn name(name: &ObjectName) -> Name {

@@ -1,9 +1,10 @@
 //! The pods that own addresses, with everything that rules ask about them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flow::{Address, Protocol};
-use policy::model::{Cluster, Labels, Namespaces, Pod};
+use policy::labels_of;
+use policy::model::{Cluster, Labels, Namespace, Namespaces, Pod};
 use policy::selector::Selector;
 use table::PortRange;
 
@@ -32,11 +33,13 @@ impl<'a> Population<'a> {
             .map(|(index, addresses)| Resident { pod: &cluster.pods[index], addresses })
             .collect();
         residents.sort_by_key(|resident| (&resident.pod.name, &resident.pod.uid));
-        let namespaces = residents
-            .iter()
-            .map(|resident| resident.pod.name.namespace.as_str())
-            .map(|name| (name, cluster.namespace_labels(name)))
-            .collect();
+        let named: BTreeSet<_> = residents.iter().map(|pod| pod.pod.name.namespace.as_str()).collect();
+        let mut declared: BTreeMap<&str, &Namespace> = BTreeMap::new();
+        for namespace in &cluster.namespaces {
+            declared.entry(&namespace.name).or_insert(namespace);
+        }
+        let namespaces =
+            named.into_iter().map(|name| (name, labels_of(name, declared.get(name).copied()))).collect();
         Self { residents, namespaces }
     }
 

@@ -18,3 +18,4 @@ mod ownership;
 mod evaluate;
 
 pub use evaluate::{Connection, Decision, Side, evaluate};
+pub use ownership::labels_of;

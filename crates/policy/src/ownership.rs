@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use flow::Address;
 
-use crate::model::{Cluster, Labels, Phase, Pod};
+use crate::model::{Cluster, Labels, Namespace, Phase, Pod};
 
 /// The label that names a namespace.
 const METADATA_NAME: &str = "kubernetes.io/metadata.name";
@@ -43,10 +43,7 @@ impl Cluster {
     /// other.
     #[must_use]
     pub fn namespace_labels(&self, namespace: &str) -> Labels {
-        let declared = self.namespaces.iter().find(|declared| declared.name == namespace);
-        let mut labels = declared.map_or_else(Labels::new, |declared| declared.labels.clone());
-        labels.insert(METADATA_NAME.to_owned(), namespace.to_owned());
-        labels
+        labels_of(namespace, self.namespaces.iter().find(|declared| declared.name == namespace))
     }
 
     /// The addresses of the node on which a pod runs; none while it is unscheduled or the node is unknown.
@@ -54,6 +51,14 @@ impl Cluster {
         let known = self.nodes.iter().filter(move |known| !node.is_empty() && known.name == node);
         known.flat_map(|known| known.addresses.iter().copied())
     }
+}
+
+/// The labels of the namespace `name`, as [`Cluster::namespace_labels`] has them, where its object is at hand.
+#[must_use]
+pub fn labels_of(name: &str, declared: Option<&Namespace>) -> Labels {
+    let mut labels = declared.map_or_else(Labels::new, |declared| declared.labels.clone());
+    labels.insert(METADATA_NAME.to_owned(), name.to_owned());
+    labels
 }
 
 /// How good a pod's claim to its addresses is. Start times as Kubernetes writes them (UTC, whole seconds) sort
@@ -65,7 +70,7 @@ fn claim(pod: &Pod) -> impl Ord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Namespace, ObjectName};
+    use crate::model::ObjectName;
 
     const SHARED: Address = Address::v4([10, 0, 1, 1]);
 
