@@ -214,7 +214,7 @@ impl Standing {
             // Enforcement drops in silence, and nobody answers for another: the lab itself is at fault.
             outcome => bail!("{from} -> {to} {}/{}: {outcome}", connection.port, connection.protocol),
         };
-        Ok(Answer::Verdict { verdict, because: vec![format!("on the wire: {outcome}")] })
+        Ok(Answer::Verdict { verdict, seen: outcome.to_string() })
     }
 
     fn down(self) -> Result<()> {
