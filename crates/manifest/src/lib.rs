@@ -43,6 +43,7 @@ use policy::model::{Namespace, NetworkPolicy, Node, Origin, Pod};
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use embedded::Embedded;
+pub use suggest::closest;
 
 use crate::reader::Reader;
 

@@ -68,7 +68,7 @@ pub(crate) fn read(
         return NetworkPolicy { name, origin, subjects: Selector::default(), ingress, egress };
     };
     passed_over(reader, |reader| reader.only(spec, &SPEC, None));
-    // "podSelector … An empty podSelector matches all pods in this namespace."
+    // "An empty selector matches all pods in the policy's namespace."
     let subjects =
         reader.item("the policy isolates every pod of its namespace and allows nothing", |reader| {
             let read = |node| selector::read(reader, node, "`podSelector`");

@@ -2,7 +2,7 @@
 
 /// The word of `known` that `word` is a misspelling of, if one is close: the same but for case, or few
 /// letters away for its length.
-pub(crate) fn closest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+pub fn closest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     if word.len() > 64 {
         return None;
     }

@@ -42,7 +42,8 @@ const fn isolated(isolation: &Isolation) -> Option<usize> {
     }
 }
 
-/// "If no policyTypes are specified … default to [Ingress], … and Egress if there are egress rules."
+/// "If no `policyTypes` are specified on a NetworkPolicy then by default `Ingress` will always be set and `Egress`
+/// will be set if the NetworkPolicy has any egress rules."
 #[test]
 fn policy_types_default() {
     for (spec, ingress, egress) in [
@@ -255,6 +256,40 @@ metadata:
             port("mesh", Protocol::TCP, 15001),
         ]
     );
+}
+
+#[test]
+fn a_terminating_pod_still_counts() {
+    let pod = pod(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {app: web}, deletionTimestamp: '2026-01-01T00:00:00Z', \
+         deletionGracePeriodSeconds: 30}\nspec: {nodeName: node-a}\nstatus: {phase: Running, podIPs: [{ip: 10.0.0.1}]}\n",
+    );
+    assert_eq!((pod.addresses.len(), pod.phase, pod.labels.len()), (1, Phase::Running, 1));
+}
+
+#[test]
+fn phases_of_a_pod() {
+    for (phase, meaning) in [
+        ("Pending", Phase::Pending),
+        ("Running", Phase::Running),
+        ("Unknown", Phase::Running),
+        ("Succeeded", Phase::Ended),
+        ("Failed", Phase::Ended),
+    ] {
+        let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nstatus: {{phase: {phase}}}\n");
+        assert_eq!(pod(&text).phase, meaning, "{phase}");
+    }
+}
+
+/// An empty value is a value; YAML's null is the empty text here, and deserves a word.
+#[test]
+fn an_empty_label_value_is_a_value() {
+    for (value, warned) in [("\"\"", 0), ("", 1)] {
+        let text = format!("spec:\n  podSelector:\n    matchLabels: {{tier: {value}}}\n");
+        assert_eq!(policy(&text).subjects.requirements, [is("tier", "")]);
+        let head = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\n";
+        assert_eq!(parse("f.yaml", &format!("{head}{text}")).unwrap().warnings.len(), warned);
+    }
 }
 
 #[test]

@@ -99,12 +99,12 @@ impl Case<'_> {
         // Policies speak of pods only.
         let Some(pod) = self.pod(own) else { return Side::Open };
 
-        // > Traffic to and from the node where a Pod is running is always allowed, regardless of the IP address
-        // > of the Pod or the node. (DOC)
+        // > [...] traffic to and from the node where a Pod is running is always allowed, regardless of the IP address
+        // > of the Pod or the node [...] (DOC)
         if self.cluster.node_addresses(&pod.node).any(|address| address == other) {
             return Side::Exempt;
         }
-        // > A Pod cannot block access to itself. (DOC)
+        // > [...] a pod cannot block access to itself [...] (DOC)
         if self.owners.get(&own) == self.owners.get(&other) {
             return Side::Exempt;
         }
@@ -186,7 +186,7 @@ impl Case<'_> {
                     }
                 };
                 // > If namespaceSelector is also set, then the NetworkPolicyPeer as a whole selects the pods
-                // > matching podSelector in the namespaces selected by namespaceSelector. (API)
+                // > matching podSelector in the Namespaces selected by NamespaceSelector. (API)
                 in_namespace && pods.matches(&pod.labels)
             }
         }

@@ -73,7 +73,7 @@ fn without_policies_everything_passes() {
 /// > A pod is isolated for ingress if there is any NetworkPolicy that both selects the pod and has "Ingress" in
 /// > its policyTypes.
 ///
-/// Only pods of the policy's own namespace are selected; "a Pod cannot block access to itself".
+/// Only pods of the policy's own namespace are selected; "a pod cannot block access to itself".
 #[test]
 fn an_ingress_policy_without_rules_lets_nobody_in() {
     holds(
@@ -129,7 +129,7 @@ fn policies_are_a_union() {
     );
 }
 
-/// > Traffic to and from the node where a Pod is running is always allowed, regardless of the IP address of the
+/// > traffic to and from the node where a Pod is running is always allowed, regardless of the IP address of the
 /// > Pod or the node.
 ///
 /// Only its own node, by any of its addresses.
@@ -224,7 +224,7 @@ fn selectors_follow_label_selector_semantics() {
     reach("app=client,tier", "X", "X");
 }
 
-/// > except is a slice of CIDRs that should not be included within an ipBlock.
+/// > except is a slice of CIDRs that should not be included within an IPBlock
 #[test]
 fn except_is_a_hole() {
     let holed = || block("10.0.0.0/16", &["10.0.1.0/30", "10.0.9.0/24"]);
@@ -239,6 +239,23 @@ fn except_is_a_hole() {
         "           192.0.1.255  192.0.2.0  192.0.2.127  192.0.2.128  192.0.2.255  192.0.3.0
         x/client    X            .          .            X            X            X",
     );
+}
+
+/// Rules are a union also where their blocks overlap: each address has the ports of all blocks that cover it.
+#[test]
+fn overlapping_blocks_add_their_ports_up() {
+    let wide_and_narrow = || {
+        np("x/out").subjects("app=client").egress([
+            rule().with(block("192.0.2.0/24", &["192.0.2.64/26"])).on("TCP/80"),
+            rule().with(block("192.0.2.0/25", &[])).on("TCP/443"),
+        ])
+    };
+    let drawn = |cells: [&str; 3]| {
+        format!("192.0.2.1 192.0.2.65 192.0.2.129\nx/client {} {} {}", cells[0], cells[1], cells[2])
+    };
+    holds(wide_and_narrow(), "TCP/80", &drawn([".", "X", "."]));
+    holds(wide_and_narrow(), "TCP/443", &drawn([".", ".", "X"]));
+    holds(wide_and_narrow(), "TCP/8080", &drawn(["X", "X", "X"]));
 }
 
 /// A block of one family never covers the other.
@@ -370,6 +387,57 @@ fn ended_pods_own_nothing() {
     let from = |peer| np("x/web").subjects("app=web").ingress([rule().with(pods(peer))]);
     holds_in(cluster.clone().policy(from("app=job")), "TCP/80", "x/web\n10.0.1.9 X");
     holds_in(cluster.policy(from("app=heir")), "TCP/80", "x/web\n10.0.1.9 .");
+}
+
+/// An address that two pods claim belongs to the newest running one, as subject and as peer.
+#[test]
+fn a_contested_address_is_the_newest_running_pods() {
+    let contested = |policy| {
+        let cluster = cluster()
+            .pod("x/web", "10.0.1.1", "app=web")
+            .pod("x/old", "10.0.1.9", "app=old")
+            .started("2024-01-01T00:00:00Z")
+            .pod("x/new", "10.0.1.9", "app=new")
+            .started("2024-01-01T00:00:01Z")
+            .pod("x/next", "10.0.1.9", "app=next")
+            .started("2024-01-01T00:00:02Z")
+            .phase(Phase::Pending);
+        cluster.policy(policy)
+    };
+    for (app, cell) in [("old", "X"), ("new", "."), ("next", "X")] {
+        let peer = pods(&format!("app={app}"));
+        holds_in(
+            contested(np("x/web").subjects("app=web").ingress([rule().with(peer)])),
+            "TCP/80",
+            &format!("x/web\n10.0.1.9 {cell}"),
+        );
+        let subject = np("x/closed").subjects(&format!("app={app}")).ingress([]);
+        let cell = if app == "new" { "X" } else { "." };
+        holds_in(contested(subject), "TCP/80", &format!("10.0.1.9\nx/web {cell}"));
+    }
+}
+
+/// Labels of users stay what they are: none of them is taken for a name, a namespace or an address.
+#[test]
+fn labels_of_users_collide_with_nothing() {
+    let odd = |peer| {
+        cluster()
+            .namespace("y", "name=x,namespace=x,pod=web")
+            .pod("x/web", "10.0.1.1", "app=web")
+            .pod("y/pod", "10.0.2.1", "kubernetes.io/metadata.name=x,namespace=x,name=web,app=,ip=10.0.1.1")
+            .policy(np("x/web").subjects("app=web").ingress([rule().with(peer)]))
+    };
+    for (peer, cell) in [
+        (namespaces("kubernetes.io/metadata.name=x"), "X"),
+        (pods("kubernetes.io/metadata.name=x"), "X"),
+        (namespaces("kubernetes.io/metadata.name=y"), "."),
+        (namespaces("kubernetes.io/metadata.name in (x),name=x"), "X"),
+        (pods_in("name=x", "kubernetes.io/metadata.name=x"), "."),
+        (pods_in("kubernetes.io/metadata.name=y", "app="), "."),
+        (pods_in("kubernetes.io/metadata.name=y", "!kubernetes.io/metadata.name"), "X"),
+    ] {
+        holds_in(odd(peer), "TCP/80", &format!("x/web\ny/pod {cell}"));
+    }
 }
 
 // --- names
