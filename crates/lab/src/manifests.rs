@@ -29,7 +29,9 @@ pub fn manifests(cluster: &Cluster) -> String {
         );
     }
     cluster.pods.iter().for_each(|it| text.push_str(&pod(it)));
-    cluster.policies.iter().for_each(|it| text.push_str(&network_policy(it)));
+    // One that isolates nobody cannot be written: without types, `Ingress` is the default.
+    let effective = |it: &&NetworkPolicy| (&it.ingress, &it.egress) != (&Isolation::Open, &Isolation::Open);
+    cluster.policies.iter().filter(effective).for_each(|it| text.push_str(&network_policy(it)));
     text
 }
 
