@@ -81,6 +81,14 @@ impl Executor for OnLab {
     }
 }
 
+/// A run that fails leaves nothing behind either.
+impl Drop for OnLab {
+    fn drop(&mut self) {
+        // The failure has been told; what stays of the lab is removed by the next one.
+        let _unreported = self.standing.take().map(Standing::down);
+    }
+}
+
 /// A lab with an agent that enforces.
 #[derive(Debug)]
 struct Standing {
@@ -92,7 +100,7 @@ struct Standing {
     binary: PathBuf,
     folder: PathBuf,
     home: AgentHome,
-    agent: LabAgent,
+    agent: Option<LabAgent>,
     places: BTreeMap<IpAddr, Place>,
     servers: BTreeMap<Place, (BTreeSet<u16>, Servers)>,
     step: u64,
@@ -104,35 +112,53 @@ impl Standing {
         let lab = Lab::up(&topology)?;
         let folder = std::env::temp_dir().join(format!("portcullis-{}", lab.name()));
         let home = AgentHome::new(&folder, binary, &lab, true, "")?;
-        put(&home, cluster, 1)?;
-        let mut agent = home.start(&lab)?;
-        agent.wait_until_ready()?;
         let addresses =
             |place: Place| topology.addresses(&place).into_iter().map(move |it| (it, place.clone()));
-        Ok(Self {
+        let mut standing = Self {
             people: people(cluster),
             cluster: cluster.clone(),
             binary: binary.to_owned(),
             folder,
             home,
-            agent,
+            agent: None,
             places: topology.places().into_iter().flat_map(addresses).collect(),
             servers: BTreeMap::new(),
-            step: 1,
+            step: 0,
             lab,
-        })
+        };
+        match standing.start(cluster) {
+            Ok(()) => Ok(standing),
+            Err(error) => {
+                let _first_error_counts = standing.down();
+                Err(error)
+            }
+        }
+    }
+
+    fn start(&mut self, cluster: &Cluster) -> Result<()> {
+        self.put(cluster)?;
+        self.agent.insert(self.home.start(&self.lab)?).wait_until_ready()
     }
 
     /// Puts the objects of a cluster in the place of those before, and waits until they are in force.
     fn enforce(&mut self, cluster: &Cluster) -> Result<()> {
-        let before =
-            self.agent.figures()?.get(GENERATION).copied().context("the agent has no policy table")?;
+        self.put(cluster)?;
+        let agent = self.agent.as_mut().context("the agent has ended")?;
+        // Each step has its marker, so each makes one table.
+        let step = self.step;
+        agent.wait_until("does not take the manifests", |figures| figures.get(GENERATION) == Some(&step))
+    }
+
+    /// Gives the agent the objects of a cluster, and a marker. One file, renamed into place: the agent sees the
+    /// step before or this one, and nothing between.
+    fn put(&mut self, cluster: &Cluster) -> Result<()> {
         self.step += 1;
-        put(&self.home, cluster, self.step)?;
         self.cluster = cluster.clone();
-        self.agent.wait_until("does not take the manifests", |figures| {
-            figures.get(GENERATION).is_some_and(|generation| *generation > before)
-        })
+        let labels = Labels::from([("step".to_owned(), self.step.to_string())]);
+        let marker = Namespace { name: MARKER.to_owned(), labels };
+        let marker = manifests(&Cluster { namespaces: vec![marker], ..Cluster::default() });
+        self.home.apply("cluster.yaml", &(marker + &manifests(cluster)))?;
+        Ok(())
     }
 
     /// Tries all connections at once.
@@ -220,26 +246,19 @@ impl Standing {
     fn down(self) -> Result<()> {
         let Self { lab, binary, folder, home, agent, servers, .. } = self;
         drop(servers);
-        let (status, _) = agent.terminate()?;
+        let ended = agent.map(LabAgent::terminate).transpose();
         let log = fs::read_to_string(folder.join("agent.log")).unwrap_or_default();
-        ensure!(status.success(), "the agent ended with {status}:\n{log}");
         let mut command = lab.node().command(binary);
         command.args(["cleanup", "--force", "--state-dir"]).arg(home.state_dir());
         let output = command.output().context("cannot clean up")?;
         ensure!(output.status.success(), "cannot clean up: {}", String::from_utf8_lossy(&output.stderr));
         fs::remove_dir_all(folder)?;
-        Ok(lab.down()?)
+        lab.down()?;
+        if let Some((status, _)) = ended? {
+            ensure!(status.success(), "the agent ended with {status}:\n{log}");
+        }
+        Ok(())
     }
-}
-
-/// Gives an agent the objects of a cluster, and a marker. One file, renamed into place: the agent sees the step
-/// before or this one, and nothing between.
-fn put(home: &AgentHome, cluster: &Cluster, step: u64) -> Result<()> {
-    let labels = Labels::from([("step".to_owned(), step.to_string())]);
-    let marker = Namespace { name: MARKER.to_owned(), labels };
-    let marker = manifests(&Cluster { namespaces: vec![marker], ..Cluster::default() });
-    home.apply("cluster.yaml", &(marker + &manifests(cluster)))?;
-    Ok(())
 }
 
 /// The pods of a cluster, all of them local whatever nodes they name; the node is the first of its nodes.
