@@ -30,3 +30,4 @@ pub mod lab_agent;
 pub mod lab_command;
 pub mod demo;
 pub mod policy_test;
+pub mod offline;
