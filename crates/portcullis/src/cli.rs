@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Kubernetes NetworkPolicy, enforced in userspace on AF_XDP.
 #[derive(Debug, Parser)]
@@ -43,6 +43,8 @@ pub struct Cli {
 pub enum Command {
     /// Enforce policy on this node: the agent.
     Run(RunArgs),
+    /// Run tests of network policies: what they should allow, and what deny.
+    Test(TestArgs),
     /// A node with pods in network namespaces of this machine.
     #[command(subcommand)]
     Lab(LabCommand),
@@ -60,6 +62,38 @@ pub struct RunArgs {
     /// The folder of manifests; overrides the configuration.
     #[arg(long, env = "PORTCULLIS_MANIFESTS", value_name = "DIR")]
     pub manifests: Option<PathBuf>,
+}
+
+/// `portcullis test`.
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  portcullis test docs/examples/tests          # answered by the compiled table, in milliseconds
+  portcullis test shop.yaml -o junit > report.xml
+  portcullis test --lab shop.yaml              # the same, on real packets between pods in network namespaces")]
+pub struct TestArgs {
+    /// Test files, or folders of them.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// How the result is printed.
+    #[arg(short, long, value_enum, default_value_t = TestOutput::Text)]
+    pub output: TestOutput,
+
+    /// On real packets, in a lab that is built for it. Needs root.
+    #[arg(long)]
+    pub lab: bool,
+}
+
+/// How `portcullis test` prints its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TestOutput {
+    /// A line for each test, and more for those that fail.
+    Text,
+    /// JSON of the form `portcullis.test-report/v1`.
+    Json,
+    /// JUnit XML, for build servers.
+    Junit,
 }
 
 /// `portcullis lab ...`.

@@ -30,4 +30,5 @@ pub mod lab_agent;
 pub mod lab_command;
 pub mod demo;
 pub mod policy_test;
+pub mod test_command;
 pub mod offline;

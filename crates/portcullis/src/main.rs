@@ -7,7 +7,7 @@ use clap::Parser;
 use portcullis::cleanup::Cleanup;
 use portcullis::cli::{CleanupArgs, Cli, Command, LabCommand};
 use portcullis::exit::{self, Failure};
-use portcullis::{demo, instance, lab_command, run};
+use portcullis::{demo, instance, lab_command, run, test_command};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     log(&cli);
     let outcome = match &cli.command {
         Command::Run(args) => run::run(args).map(|()| exit::OK),
+        Command::Test(args) => test_command::run(args),
         Command::Lab(LabCommand::Up { manifests, lab }) => lab_command::up(manifests, lab),
         Command::Lab(LabCommand::Run { lab, place, command }) => lab_command::enter(lab, place, command),
         Command::Lab(LabCommand::Down { lab }) => lab_command::down(lab),
