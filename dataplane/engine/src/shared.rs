@@ -6,7 +6,7 @@ use crate::handoff::Inbox;
 use crate::io::Slot;
 use crate::wiring::PortId;
 
-/// Which worker owns a port, and in which slot of its [`PacketIo`].
+/// Which worker owns a port, and in which slot of its [`PacketIo`](crate::io::PacketIo).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// The worker, counted from zero.
