@@ -14,8 +14,10 @@ use crate::files::{self, MAX_TOTAL, Source};
 /// Most objects of one set.
 const MAX_OBJECTS: usize = 1 << 17;
 /// Most YAML nodes of one set, those that aliases repeat included.
-const MAX_NODES: usize = 16 << 20;
+const MAX_NODES: usize = 8 << 20;
 
+/// Most files of one set that are refused before the rest is left unread.
+const MAX_REFUSED: usize = 100;
 /// Most diagnostics of one set.
 const MAX_TOLD: usize = 1000;
 
@@ -71,7 +73,14 @@ pub fn assemble(sources: &[Source]) -> Result<Loaded, Vec<Diagnostic>> {
                 items.extend(parsed.objects);
                 warnings.extend(parsed.warnings);
             }
-            Err(found) => errors.extend(found),
+            Err(found) => {
+                let left = budget.refuse(name, &found).err();
+                errors.extend(found);
+                if let Some(left) = left {
+                    errors.push(left);
+                    break;
+                }
+            }
         }
     }
     if errors.is_empty() {
@@ -110,11 +119,12 @@ fn within_total(sources: &[Source]) -> Result<(), Vec<Diagnostic>> {
 pub(crate) struct Budget {
     objects: usize,
     nodes: usize,
+    refused: usize,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { objects: MAX_OBJECTS, nodes: MAX_NODES }
+        Self { objects: MAX_OBJECTS, nodes: MAX_NODES, refused: MAX_REFUSED }
     }
 }
 
@@ -134,6 +144,20 @@ impl Budget {
             .nodes
             .checked_sub(parsed.nodes)
             .ok_or_else(|| refuse(format!("the files together hold more than {MAX_NODES} YAML nodes")))?;
+        Ok(())
+    }
+
+    /// Counts a text that is refused with these errors. Finding out may have cost as much as taking it.
+    ///
+    /// # Errors
+    ///
+    /// Where it is time to leave the rest unread.
+    pub(crate) fn refuse(&mut self, name: &str, errors: &[Diagnostic]) -> Result<(), Diagnostic> {
+        self.refused -= 1;
+        if self.refused == 0 || errors.iter().any(|error| error.code == "too-large") {
+            let message = "the files after this one have not been read";
+            return Err(Diagnostic::error(Arc::from(name), "too-many", message));
+        }
         Ok(())
     }
 }
@@ -188,6 +212,40 @@ mod tests {
         );
         let cluster = cluster(items.iter()).unwrap();
         assert_eq!((cluster.pods.len(), cluster.nodes.len()), (2, 1));
+    }
+
+    #[test]
+    fn what_a_set_may_hold_is_spent_and_ends() {
+        let parsed = |objects: usize, nodes: usize| Parsed {
+            objects: vec![
+                items("a.yaml", "{apiVersion: v1, kind: Node, metadata: {name: a}}")[0].clone();
+                objects
+            ],
+            nodes,
+            ..Parsed::default()
+        };
+        let mut budget = Budget::default();
+        budget.spend("a", &parsed(1, MAX_NODES / 2)).unwrap();
+        budget.spend("b", &parsed(MAX_OBJECTS - 1, MAX_NODES / 2)).unwrap();
+        for more in [parsed(1, 0), parsed(0, 1)] {
+            let error = budget.spend("c", &more).unwrap_err();
+            assert_eq!((&*error.source, error.code), ("c", "too-large"));
+        }
+    }
+
+    #[test]
+    fn the_rest_of_many_refused_texts_is_left_unread() {
+        let bad = |name: usize| Source { name: format!("{name}.yaml"), bytes: b"kind: Pod\n".to_vec() };
+        let errors = assemble(&(0..MAX_REFUSED * 2).map(bad).collect::<Vec<_>>()).unwrap_err();
+        assert_eq!(errors.len(), MAX_REFUSED + 1);
+        assert_eq!(errors[MAX_REFUSED].code, "too-many");
+        // Finding out that one is too large may have cost the most that one can cost.
+        let bomb = Source { name: "bomb".into(), bytes: "---\na: 1\n".repeat(70_000).into_bytes() };
+        let errors = assemble(&[bad(0), bomb, bad(1)]).unwrap_err();
+        assert_eq!(
+            errors.iter().map(|e| e.code).collect::<Vec<_>>(),
+            ["missing-field", "too-large", "too-many"]
+        );
     }
 
     #[test]

@@ -215,8 +215,14 @@ impl Control {
                 let said = manifest::parse_bytes(&name, &bytes);
                 Remembered { bytes, said }
             });
-            if let Ok(parsed) = &remembered.said {
-                budget.spend(&name, parsed)?;
+            match &remembered.said {
+                Ok(parsed) => budget.spend(&name, parsed)?,
+                // What was read is told; the folder is read again when it changes.
+                Err(errors) if budget.refuse(&name, errors).is_err() => {
+                    self.parsed.insert(name, remembered);
+                    break;
+                }
+                Err(_) => {}
             }
             self.parsed.insert(name, remembered);
         }

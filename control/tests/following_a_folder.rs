@@ -264,13 +264,14 @@ async fn broken_files_of_every_kind_keep_the_old_table() {
     let bomb = (1..12).fold(String::from("a0: &a0 [x,x,x,x,x,x,x,x,x]\n"), |bomb, i| {
         bomb + &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(","))
     });
-    let files: [(&str, Vec<u8>); 6] = [
+    let files: [(&str, Vec<u8>); 7] = [
         ("yaml-syntax", b"spec:\n\tpodSelector: {}\n".to_vec()),
         ("not-utf8", b"kind: \xff\n".to_vec()),
         ("duplicate-key", b"kind: Pod\nkind: Pod\n".to_vec()),
         ("duplicate-object", CLUSTER.as_bytes().to_vec()),
         ("too-large", bomb.into_bytes()),
         ("too-large", vec![b'#'; (16 << 20) + 1]),
+        ("too-large", "---\na: 1\n".repeat(100_000).into_bytes()),
     ];
     for (code, bytes) in files {
         following.write("zz.yaml", bytes);

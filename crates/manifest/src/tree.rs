@@ -16,7 +16,7 @@ const MAX_DOCUMENTS: usize = 1 << 16;
 /// thread has 2 MB.
 const MAX_DEPTH: usize = 40;
 /// Most nodes that aliases may repeat; people write a handful.
-const MAX_REPEATED: usize = 100_000;
+const MAX_REPEATED: usize = 20_000;
 
 /// A YAML node.
 #[derive(Debug)]
