@@ -1,0 +1,52 @@
+//! The conformance cases, run by the runner of `portcullis test`, whoever answers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use portcullis::policy_test::executor::Executor;
+use portcullis::policy_test::{Outcome, Suite};
+
+/// The folders of cases, and how many there are in each.
+pub(crate) const FOLDERS: [(&str, usize); 2] = [("e2e", 48), ("extra", 74)];
+
+/// The test files of a folder, in the order of their names.
+pub(crate) fn files(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance").join(folder);
+    let entries = fs::read_dir(folder).expect("a folder");
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    files.retain(|path| path.is_file());
+    files.sort();
+    files
+}
+
+/// Runs all cases, prints a line for each folder, and fails where anything is not as expected.
+pub(crate) fn all(way: &str, executor: &mut dyn Executor) -> Vec<(&'static str, Vec<Outcome>)> {
+    let mut folders = Vec::new();
+    let mut wrong = Vec::new();
+    for (folder, count) in FOLDERS {
+        let start = Instant::now();
+        let suite = Suite::load(&files(folder)).unwrap_or_else(|refused| panic!("{}", refused.errors[0]));
+        let outcomes = suite.run(executor, |_| Ok(())).unwrap_or_else(|failure| panic!("{failure}"));
+        let sum = |number: fn(&Outcome) -> usize| outcomes.iter().map(number).sum::<usize>();
+        println!(
+            "{folder:<6} {way}: {} of {} cases passed, {} expectations, {} connections, {} of them not tried, in {:.1?}",
+            outcomes.iter().filter(|outcome| outcome.passed()).count(),
+            outcomes.len(),
+            sum(|outcome| outcome.expectations),
+            sum(|outcome| outcome.connections),
+            sum(|outcome| outcome.not_tried),
+            start.elapsed(),
+        );
+        assert_eq!(outcomes.len(), count, "cases of {folder}");
+        wrong.extend(outcomes.iter().flat_map(|outcome| &outcome.failures).map(|unmet| format!("{unmet:?}")));
+        folders.push((folder, outcomes));
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} verdicts are wrong:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(20)].join("\n")
+    );
+    folders
+}

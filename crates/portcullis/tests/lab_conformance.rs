@@ -1,0 +1,61 @@
+//! The conformance cases on real packets: one agent lives through all of them, and every step reaches it as a change of
+//! the step before. Needs root.
+
+mod cases;
+
+use std::fs;
+use std::path::Path;
+
+use cases::all;
+use flow::Verdict;
+use portcullis::policy_test::Suite;
+use portcullis::policy_test::on_lab::OnLab;
+
+/// Connections of external addresses that no host can have; the tables alone decide them.
+const ON_PAPER_ONLY: [&str; 5] = [
+    "ipb-01: x/a -> 0.0.0.1",
+    "ipb-01: x/a -> 255.255.255.254",
+    "ipb-02: x/a -> fe80::1",
+    "ipb-10: x/a -> 127.255.255.255",
+    "ipb-10: x/a -> 255.1.1.1",
+];
+
+#[test]
+fn packets_fare_as_every_case_expects() {
+    let mut on_lab = OnLab::new(Path::new(env!("CARGO_BIN_EXE_portcullis")));
+    let folders = all("on real packets", &mut on_lab);
+    on_lab.down().expect("nothing stays");
+    let mut untried = Vec::new();
+    for outcome in folders.iter().flat_map(|(_, outcomes)| outcomes) {
+        for (question, why) in &outcome.untried {
+            let line = format!("{}: {} -> {}", outcome.name, question.from, question.to);
+            println!("on paper only: {line} ({why})");
+            untried.push(line);
+        }
+    }
+    assert_eq!(untried, ON_PAPER_ONLY);
+}
+
+#[test]
+fn what_is_expected_wrongly_fails_on_the_wire() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("wrong.yaml");
+    let text = format!(
+        "schema: portcullis.test/v1\nname: wrong\nmanifests: [{0}/cluster.yaml]\nsteps:\n\
+         - expect:\n  - {{from: x/a, to: x/b, ports: 80/SCTP, family: 4, verdict: deny}}\n\
+         - policies: [{0}/e2e/policies/e2e-02.step1.yaml]\n\
+         \x20 expect:\n  - {{from: y/a, to: x/b, ports: 80/SCTP, family: 6, verdict: allow}}\n",
+        data.display()
+    );
+    fs::write(&file, text).expect("a file");
+    let suite = Suite::load(&[file]).unwrap_or_else(|refused| panic!("{}", refused.errors[0]));
+    let mut on_lab = OnLab::new(Path::new(env!("CARGO_BIN_EXE_portcullis")));
+    let outcomes = suite.run(&mut on_lab, |_| Ok(())).expect("answers");
+    on_lab.down().expect("nothing stays");
+    let [outcome] = &outcomes[..] else { panic!("one test") };
+    assert_eq!((outcome.failed, outcome.connections), (2, 2));
+    let told = outcome.failures.iter().map(|unmet| (unmet.verdict, unmet.seen.as_str(), unmet.line));
+    let expected = [(Verdict::Allow, "reached x/b", 6), (Verdict::Deny, "timed out", 9)];
+    assert_eq!(told.collect::<Vec<_>>(), expected);
+}
