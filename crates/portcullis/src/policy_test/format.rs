@@ -42,6 +42,14 @@ pub struct Document {
     pub steps: Vec<Spanned<Step>>,
 }
 
+/// The JSON schema of the form, for editors. Each document of a file has it.
+#[must_use]
+pub fn schema() -> String {
+    let schema =
+        schemars::generate::SchemaSettings::draft07().into_generator().into_root_schema_for::<Document>();
+    serde_json::to_string_pretty(&schema).expect("a schema is JSON") + "\n"
+}
+
 /// The version of the form.
 #[derive(Clone, Copy, Debug, serde::Deserialize, JsonSchema)]
 pub enum Schema {

@@ -84,7 +84,7 @@ impl Planner {
     pub(super) fn file(&mut self, source: &Source) -> Result<Vec<Test>, Errors> {
         let name: Arc<str> = Arc::from(source.name.as_str());
         let (documents, text) = read::documents(&name, &source.bytes)?;
-        let folder = Path::new(&source.name).parent().unwrap_or(Path::new(""));
+        let folder = Path::new(&source.name).parent().unwrap_or_else(|| Path::new(""));
         let mut tests = Vec::new();
         let mut errors = Vec::new();
         for document in documents {

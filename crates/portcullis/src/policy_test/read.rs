@@ -152,11 +152,11 @@ mod tests {
             ),
             (
                 "expect:\n- {from: x/a, to: x/b, ports: 80, verdict: alow}\n",
-                "t.yaml:5:45: error[unsupported-value]: `alow` is not one of allow, deny: did you mean `allow`?",
+                "t.yaml:5:44: error[unsupported-value]: `alow` is not one of allow, deny: did you mean `allow`?",
             ),
             (
                 "expect:\n- {from: x/a, to: x/b, ports: 80}\n",
-                "t.yaml:5:3: error[missing-field]: `verdict` is missing",
+                "t.yaml:5:24: error[missing-field]: `verdict` is missing",
             ),
             ("name: u\n", "t.yaml:4:1: error[duplicate-key]: the key `name` is written twice"),
             (
@@ -167,9 +167,9 @@ mod tests {
             assert_eq!(error(rest), expected);
         }
         for (rest, place) in [
-            ("expect:\n- {from: x/a, to: x/b, ports: 80, family: 5, verdict: deny}\n", "t.yaml:5:43: "),
+            ("expect:\n- {from: x/a, to: x/b, ports: 80, family: 5, verdict: deny}\n", "t.yaml:5:35: "),
             ("expect:\n- {from: {podSelektor: {}}, to: x/b, ports: 80, verdict: deny}\n", "t.yaml:5:11: "),
-            ("steps:\n- label:\n  - {namespace: y, set: {team: yes}}\n", "t.yaml:6:32: "),
+            ("steps:\n- label:\n  - {namespace: x, set: {team: yes}}\n", "t.yaml:6:32: "),
             ("steps:\n\t- label: []\n", "t.yaml:5:"),
         ] {
             assert!(error(rest).starts_with(place), "{}", error(rest));
