@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use flow::{Protocol, Verdict};
+use flow::{Address, Protocol, Verdict};
 use lab::{Host, Lab, Outcome, Place, Probe, Servers, Topology, Transport, manifests, probe_all};
 use policy::model::{Cluster, Labels, Namespace};
 use policy::{Connection, evaluate};
@@ -165,8 +165,9 @@ impl Standing {
     fn ask(&mut self, questions: &[Question]) -> Result<Vec<Answer>> {
         let mut answers = vec![None; questions.len()];
         let mut open = Vec::new();
+        let owners = self.cluster.owners();
         for (at, Question { connection, .. }) in questions.iter().enumerate() {
-            match why_not(connection) {
+            match why_not(connection).or_else(|| self.elsewhere(&owners, connection)) {
                 Some(why) => answers[at] = Some(Answer::Untried(why.to_owned())),
                 None => open.push(at),
             }
@@ -216,6 +217,18 @@ impl Standing {
             }
         }
         Ok(())
+    }
+
+    /// A pod's own node is where its port is, which the lab has in one place only.
+    fn elsewhere(&self, owners: &BTreeMap<Address, usize>, connection: &Connection) -> Option<&'static str> {
+        let node = self.lab.topology().node.name.as_str();
+        let apart = |pod: Address, other: Address| {
+            let pod = &self.cluster.pods[*owners.get(&pod)?];
+            let mut nodes = self.cluster.node_addresses(node).chain(self.cluster.node_addresses(&pod.node));
+            (pod.node != node && nodes.any(|address| address == other))
+                .then_some("the lab has one node, and the pod names another")
+        };
+        apart(connection.src, connection.dst).or_else(|| apart(connection.dst, connection.src))
     }
 
     fn place(&self, address: IpAddr) -> Result<&Place> {
@@ -298,5 +311,32 @@ const fn transport(protocol: Protocol) -> Option<Transport> {
         Protocol::UDP => Some(Transport::Udp),
         Protocol::SCTP => Some(Transport::Sctp),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_tried_is_what_no_host_can_send_or_answer() {
+        let connection = |src: &str, dst: &str, protocol| Connection {
+            src: Address::from(src.parse::<IpAddr>().expect("an address")),
+            dst: Address::from(dst.parse::<IpAddr>().expect("an address")),
+            protocol,
+            port: 80,
+        };
+        for odd in ["0.0.0.1", "127.255.255.255", "255.1.1.1", "255.255.255.254", "224.0.0.1", "169.254.1.1"]
+        {
+            assert!(why_not(&connection("10.0.0.1", odd, Protocol::TCP)).is_some(), "to {odd}");
+            assert!(why_not(&connection(odd, "10.0.0.1", Protocol::TCP)).is_some(), "from {odd}");
+        }
+        for odd in ["fe80::1", "::", "::1", "ff02::1"] {
+            assert!(why_not(&connection("fd00::1", odd, Protocol::UDP)).is_some(), "to {odd}");
+        }
+        for plain in ["128.0.0.0", "10.4.0.0", "198.51.100.255", "223.255.255.255"] {
+            assert_eq!(why_not(&connection("10.0.0.1", plain, Protocol::SCTP)), None, "to {plain}");
+        }
+        assert!(why_not(&connection("10.0.0.1", "10.0.0.2", Protocol::ICMP)).is_some());
     }
 }
