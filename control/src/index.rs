@@ -215,6 +215,37 @@ mod tests {
     }
 
     #[test]
+    fn an_annotated_namespace_is_isolated_in_the_oracle_and_the_table() {
+        let text = "apiVersion: v1
+kind: Namespace
+metadata:
+  name: old
+  annotations:
+    net.beta.kubernetes.io/network-policy: '{\"ingress\":{\"isolation\":\"DefaultDeny\"}}'
+---
+{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: old}, status: {podIP: 10.0.0.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: new}, status: {podIP: 10.0.0.2}}
+";
+        let source = Source { name: "old.yaml".into(), bytes: text.into() };
+        let cluster = assemble(&[source]).unwrap().cluster;
+        let table = compiler::compile(&cluster, &compiler::Scope::AllPods, None);
+        let [a, b] = [flow::Address::v4([10, 0, 0, 1]), flow::Address::v4([10, 0, 0, 2])];
+        for (src, dst, verdict) in [(b, a, flow::Verdict::Deny), (a, b, flow::Verdict::Allow)] {
+            let protocol = flow::Protocol::TCP;
+            let connection = policy::Connection { src, dst, protocol, port: 80 };
+            assert_eq!(policy::evaluate(&cluster, &connection).verdict(), verdict);
+            let why = table.why(&flow::FlowKey::new(protocol, (src, 1), (dst, 80)));
+            assert_eq!(why.verdict(), verdict);
+            if let table::Side::Isolated(policies) = why.ingress {
+                let policy = table.policy(policies[0]);
+                assert_eq!(policy.name.to_string(), "old/net.beta.kubernetes.io/network-policy");
+                assert_eq!(policy.origin, "old.yaml:6");
+            }
+        }
+    }
+
+    #[test]
     fn what_a_set_may_hold_is_spent_and_ends() {
         let parsed = |objects: usize, nodes: usize| Parsed {
             objects: vec![

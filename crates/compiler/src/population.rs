@@ -13,6 +13,7 @@ pub(crate) struct Population<'a> {
     /// By namespace, name and uid.
     pub(crate) residents: Vec<Resident<'a>>,
     namespaces: BTreeMap<&'a str, Labels>,
+    addresses: usize,
 }
 
 /// A pod that owns at least one address.
@@ -40,7 +41,13 @@ impl<'a> Population<'a> {
         }
         let namespaces =
             named.into_iter().map(|name| (name, labels_of(name, declared.get(name).copied()))).collect();
-        Self { residents, namespaces }
+        let addresses = residents.iter().map(|resident| resident.addresses.len()).sum();
+        Self { residents, namespaces, addresses }
+    }
+
+    /// How many addresses there are.
+    pub(crate) const fn addresses(&self) -> usize {
+        self.addresses
     }
 
     /// The addresses of the pods that a peer of a policy in namespace `own` selects.

@@ -96,6 +96,10 @@ fn peers(policy: &NetworkPolicy, rule: &Rule, population: &Population<'_>) -> Pe
         match peer {
             Peer::Pods { namespaces, pods } => {
                 addresses.extend(population.select(&policy.name.namespace, namespaces, pods));
+                // Many peers may select the same pods: what they take together stays within twice all pods.
+                if addresses.len() > 2 * population.addresses() {
+                    addresses = sorted(addresses);
+                }
             }
             Peer::Block(block) => {
                 blocks.push(Block { cidr: block.cidr, except: sorted(block.except.clone()) });

@@ -86,7 +86,9 @@ fn port(reader: &mut Reader<'_>, node: &Node) -> Option<PortSet> {
                 None
             }
         },
-        Value::Integer(_) => number(reader, node, "`port`", "invalid-port").map(|p| PortSet::Range(p, p)),
+        value if matches!(value, Value::Integer(_)) || reader.is_ambiguous(node) => {
+            number(reader, node, "`port`", "invalid-port").map(|p| PortSet::Range(p, p))
+        }
         _ => {
             reader.wrong_type(node, "`port`", "a whole number or a name");
             None

@@ -229,14 +229,34 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// A whole number.
+    /// A whole number in decimal digits.
     pub(crate) fn integer(&mut self, node: &Node, what: &str) -> Option<i64> {
         match node.value {
+            _ if self.is_ambiguous(node) => {
+                let raw = node.raw(self.text);
+                let message =
+                    format!("{what} is written as `{raw}`, which YAML 1.1 and 1.2 read differently");
+                self.error_with(node, "ambiguous-number", message, "write it in decimal digits");
+                None
+            }
             Value::Integer(number) => Some(number),
             _ => {
                 self.wrong_type(node, what, "a whole number");
                 None
             }
+        }
+    }
+
+    /// Whether a whole number is another number, or none, to other readers: `010` is eight by YAML 1.1 and ten by
+    /// YAML 1.2, `0o10` a string or eight.
+    pub(crate) fn is_ambiguous(&self, node: &Node) -> bool {
+        let raw = node.raw(self.text);
+        let digits = raw.strip_prefix('-').unwrap_or(raw);
+        let leading_zero = digits.len() > 1 && digits.starts_with('0');
+        match node.value {
+            Value::Integer(_) => leading_zero || !digits.bytes().all(|b| b.is_ascii_digit()),
+            Value::Number => leading_zero && !raw.contains(['.', 'e', 'E']),
+            _ => false,
         }
     }
 

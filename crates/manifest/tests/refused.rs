@@ -127,6 +127,23 @@ fn bare_words_that_kubectl_reads_as_something_else() {
 }
 
 #[test]
+fn numbers_that_yaml_1_1_and_1_2_read_differently() {
+    for number in ["010", "080", "0o10", "0x50", "0b11", "+80", "-010", "1_000"] {
+        let text = policy(&format!("spec: {{ingress: [{{ports: [{{port: {number}}}]}}]}}\n"));
+        let words = format!("`port` is written as `{number}`, which ");
+        expect(&text, "ambiguous-number", (4, 34), &words);
+        let range = policy(&format!("spec: {{ingress: [{{ports: [{{port: 1, endPort: {number}}}]}}]}}\n"));
+        expect(&range, "ambiguous-number", (4, 46), "write it in decimal digits");
+    }
+    for number in ["80.0", "8e1", "0.5"] {
+        let text = policy(&format!("spec: {{ingress: [{{ports: [{{port: {number}}}]}}]}}\n"));
+        expect(&text, "wrong-type", (4, 34), "must be a whole number");
+    }
+    // A string, as a sexagesimal number would be one to kubectl; and neither is a port.
+    expect(&policy("spec: {ingress: [{ports: [{port: 1:30}]}]}\n"), "invalid-port", (4, 34), "1:30");
+}
+
+#[test]
 fn ports_protocols_and_types() {
     for (item, code, column, words) in [
         ("port: 0", "invalid-port", 34, "must be between 1 and 65535, inclusive"),
