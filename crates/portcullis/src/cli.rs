@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     before_help = "\
 Examples:
   portcullis run --config /etc/portcullis/config.yaml
+  portcullis reach -f manifests/           # who can talk to whom
   portcullis lab demo                      # try everything on this machine, without a cluster
   portcullis lab up cluster.yaml           # a node with pods in network namespaces
   portcullis lab run --in x/a -- ip addr   # run a command inside one of its pods
@@ -45,6 +46,8 @@ pub enum Command {
     Run(RunArgs),
     /// Run tests of network policies: what they should allow, and what deny.
     Test(TestArgs),
+    /// Who can talk to whom?
+    Reach(crate::reach::ReachArgs),
     /// A node with pods in network namespaces of this machine.
     #[command(subcommand)]
     Lab(LabCommand),

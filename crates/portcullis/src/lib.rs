@@ -32,3 +32,4 @@ pub mod demo;
 pub mod policy_test;
 pub mod test_command;
 pub mod offline;
+pub mod reach;
