@@ -11,10 +11,8 @@ use policy::model::{Labels, ObjectName};
 use super::executor::Question;
 use super::format::Family;
 use super::plan::{Expected, Who};
+use super::run::MAX_QUESTIONS;
 use crate::offline::{Families, Offline, routes};
-
-/// Most connections of one expectation.
-const MAX_QUESTIONS: usize = 4 << 20;
 
 /// Who is where in one step.
 pub(super) struct Places<'a> {

@@ -15,6 +15,14 @@ use super::state::State;
 use crate::exit::{Failure, system};
 use crate::offline::{Offline, PortSpec, key};
 
+/// Most connections of one step: all pairs of a thousand pods, in both families.
+pub(super) const MAX_QUESTIONS: usize = 2_000_000;
+/// Most connections of one run.
+const MAX_ASKED: usize = 20_000_000;
+/// Most objects of all clusters of one run, step by step.
+const MAX_OBJECTS: usize = 2_000_000;
+/// Faults that are told; after the last of them nothing more is looked at.
+const MAX_FAULTS: usize = 100;
 /// Failures of one test that are kept with all that is known of them; more are counted.
 const MAX_FAILURES: usize = 100;
 /// Untried connections of one test that are kept.
@@ -92,18 +100,48 @@ impl Outcome {
 }
 
 /// Makes every step of every test, and says what does not fit: pods that are not there, labels that cannot be
-/// removed, families that do not meet.
+/// removed, families that do not meet, too much of anything.
 pub(super) fn check(tests: &[Test]) -> Vec<Diagnostic> {
     let mut errors = Vec::new();
+    let mut objects: usize = 0;
+    let mut asked: usize = 0;
     for test in tests {
+        let whole = |message: String| {
+            let place = Diagnostic::error(Arc::clone(&test.file), "too-large", message).at(test.line, 1);
+            Stop::Fault(Box::new(place))
+        };
         let outcome = walk(test, |_, _, offline, expected| {
+            let Cluster { namespaces, pods, nodes, policies } = offline.cluster();
+            objects += namespaces.len() + pods.len() + nodes.len() + policies.len();
+            if objects > MAX_OBJECTS {
+                return Err(whole(format!(
+                    "the steps of all tests go through more than {MAX_OBJECTS} objects"
+                )));
+            }
             let places = Places::new(offline);
-            let faults = expected.iter().filter_map(|one| places.questions(&test.file, one).err());
-            errors.extend(faults.take(20));
+            let mut step = 0;
+            for one in expected {
+                match places.questions(&test.file, one) {
+                    Ok(questions) => step += questions.len(),
+                    Err(fault) if errors.len() < MAX_FAULTS => errors.push(fault),
+                    Err(fault) => return Err(Stop::Fault(Box::new(fault))),
+                }
+                if step > MAX_QUESTIONS || asked + step > MAX_ASKED {
+                    return Err(whole(format!(
+                        "a step asks about more than {MAX_QUESTIONS} connections, or all of them about more than \
+                         {MAX_ASKED}"
+                    )));
+                }
+            }
+            asked += step;
             Ok(())
         });
         if let Err(Stop::Fault(fault)) = outcome {
+            let last = fault.code == "too-large" || errors.len() >= MAX_FAULTS;
             errors.push(*fault);
+            if last {
+                break;
+            }
         }
     }
     errors
@@ -186,21 +224,31 @@ pub(super) fn run(test: &Test, executor: &mut dyn Executor) -> Result<Outcome, F
     Ok(outcome)
 }
 
+/// Why a walk ends before its end.
 enum Stop {
+    /// Something in the test's file.
     Fault(Box<Diagnostic>),
+    /// Something else.
     Failure(Failure),
 }
 
-/// Goes through the steps of a test, each with its number, its name, its cluster and what is expected of it.
+/// Goes through the steps of a test, each with its number, its name, its cluster and what is expected of it. A
+/// step that neither changes nor expects anything is passed over.
 fn walk(
     test: &Test,
     mut visit: impl FnMut(usize, Option<&str>, &Offline, &[Expected]) -> Result<(), Stop>,
 ) -> Result<(), Stop> {
     let mut state = State::new(Arc::clone(&test.base));
+    let mut offline = None;
     for (number, step) in (1..).zip(&test.steps) {
         state.change(&step.changes).map_err(|fault| Stop::Fault(Box::new(fault)))?;
-        let cluster: &Cluster = state.cluster();
-        visit(number, step.name.as_deref(), &Offline::new(cluster.clone()), &step.expected)?;
+        if !step.changes.is_empty() {
+            offline = None;
+        } else if step.expected.is_empty() {
+            continue;
+        }
+        let offline = offline.get_or_insert_with(|| Offline::new(state.cluster().clone()));
+        visit(number, step.name.as_deref(), offline, &step.expected)?;
     }
     Ok(())
 }
