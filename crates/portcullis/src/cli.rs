@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     before_help = "\
 Examples:
   portcullis run --config /etc/portcullis/config.yaml
+  portcullis explain --from x/a --to y/b --port 80 -f manifests/
   portcullis reach -f manifests/           # who can talk to whom
   portcullis lab demo                      # try everything on this machine, without a cluster
   portcullis lab up cluster.yaml           # a node with pods in network namespaces
@@ -46,6 +47,8 @@ pub enum Command {
     Run(RunArgs),
     /// Run tests of network policies: what they should allow, and what deny.
     Test(TestArgs),
+    /// Is a connection allowed, and why?
+    Explain(crate::explain::ExplainArgs),
     /// Who can talk to whom?
     Reach(crate::reach::ReachArgs),
     /// A node with pods in network namespaces of this machine.

@@ -32,4 +32,5 @@ pub mod demo;
 pub mod policy_test;
 pub mod test_command;
 pub mod offline;
+pub mod explain;
 pub mod reach;

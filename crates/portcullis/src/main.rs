@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Run(args) => run::run(args).map(|()| exit::OK),
         Command::Test(args) => test_command::run(args),
+        Command::Explain(args) => portcullis::explain::run(args),
         Command::Reach(args) => portcullis::reach::run(args, cli.quiet),
         Command::Lab(LabCommand::Up { manifests, lab }) => lab_command::up(manifests, lab),
         Command::Lab(LabCommand::Run { lab, place, command }) => lab_command::enter(lab, place, command),
