@@ -2,7 +2,7 @@
 
 use manifest::{Object, Parsed, Severity, parse};
 use policy::model::{Isolation, NetworkPolicy, Phase, Pod, Rule};
-use testkit::cluster::{PolicyBuilder, block, cluster, namespaces, pods, policy, rule};
+use testkit::cluster::{PolicyBuilder, block, cluster, connection, namespaces, pods, policy, rule};
 
 const UID: &str = "uid: 5a8d6e3f-0000-4000-8000-000000000000";
 
@@ -317,4 +317,103 @@ fn a_block_with_a_selector_matches_neither() {
     );
     let built = rule().with(block("11.0.0.0/8", &[])).with(namespaces(""));
     assert_ingress(&policy, policy_everywhere().ingress([built]));
+}
+
+/// A policy in which every field is used, as JSON.
+const EVERYTHING: &str = r#"{
+  "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+  "metadata": {"name": "p", "namespace": "x", "uid": "1"},
+  "spec": {
+    "podSelector": {"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["db"]}]},
+    "policyTypes": ["Ingress"],
+    "ingress": [
+      {"from": [{"podSelector": {"matchLabels": {"app": "a"}}}, {"namespaceSelector": {"matchExpressions":
+        [{"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["y"]}]}, "podSelector": {}},
+        {"ipBlock": {"cidr": "192.0.2.0/24", "except": ["192.0.2.128/25"]}}],
+       "ports": [{"port": 80}, {"port": 8000, "endPort": 8080, "protocol": "UDP"}, {"protocol": "SCTP"}, {"port": "http"}]},
+      {"ports": [{"port": 443, "protocol": "TCP"}]},
+      {"from": [{"namespaceSelector": {}}]}
+    ],
+    "egress": [{"to": [{"podSelector": {}}]}]
+  }
+}"#;
+
+/// The object with its `n`th change: at each place under `spec` in turn, garbage instead of what is there, or an
+/// unknown field beside it.
+fn changed(object: &serde_json::Value, n: usize) -> Option<serde_json::Value> {
+    use serde_json::json;
+    let garbage = [json!(true), json!("gar bage!"), json!([true]), json!({"unheardOf": true}), json!(1.5)];
+    let mut paths = vec!["/spec".to_owned()];
+    let mut next = 0;
+    while let Some(path) = paths.get(next).cloned() {
+        match object.pointer(&path) {
+            Some(serde_json::Value::Array(items)) => {
+                paths.extend((0..items.len()).map(|i| format!("{path}/{i}")))
+            }
+            Some(serde_json::Value::Object(fields)) => {
+                paths.extend(fields.keys().map(|key| format!("{path}/{}", key.replace('/', "~1"))));
+            }
+            _ => {}
+        }
+        next += 1;
+    }
+    let path = paths.get(n / 6)?;
+    let mut changed = object.clone();
+    let place = changed.pointer_mut(path)?;
+    match (garbage.get(n % 6), place) {
+        (Some(garbage), place) => *place = garbage.clone(),
+        (None, serde_json::Value::Object(fields)) => drop(fields.insert("unheardOf".into(), json!(true))),
+        (None, place) => *place = json!({"unheardOf": [1]}),
+    }
+    Some(changed)
+}
+
+/// What is garbled allows no connection that the whole object does not allow.
+#[test]
+fn no_change_that_is_not_understood_opens_anything() {
+    let around = cluster()
+        .node("node", "10.9.0.1")
+        .pod("x/web", "10.0.0.1", "app=web")
+        .named("http", "TCP/8443")
+        .pod("x/db", "10.0.0.2", "app=web,tier=db")
+        .pod("x/a", "10.0.0.3", "app=a")
+        .pod("y/b", "10.0.0.4", "app=b")
+        .pod("z/c", "10.0.0.5", "")
+        .build();
+    let places = [
+        "10.0.0.1",
+        "10.0.0.2",
+        "10.0.0.3",
+        "10.0.0.4",
+        "10.0.0.5",
+        "192.0.2.1",
+        "192.0.2.129",
+        "198.51.100.1",
+    ];
+    let services = ["TCP/80", "TCP/81", "TCP/443", "TCP/8443", "UDP/8000", "UDP/8081", "SCTP/9", "ICMP"];
+    let allowed = |object: &serde_json::Value| -> Vec<bool> {
+        let parsed = read(&object.to_string());
+        let Object::NetworkPolicy(policy) = parsed.objects[0].object.clone() else { panic!("a policy") };
+        let with = policy::model::Cluster { policies: vec![policy], ..around.clone() };
+        let pairs = places.iter().flat_map(|src| places.iter().map(move |dst| (src, dst)));
+        let connections = pairs
+            .flat_map(|(src, dst)| services.iter().map(move |service| format!("{src} -> {dst} {service}")));
+        connections
+            .map(|text| policy::evaluate(&with, &connection(&text)).verdict() == flow::Verdict::Allow)
+            .collect()
+    };
+    let whole: serde_json::Value = serde_json::from_str(EVERYTHING).unwrap();
+    assert_eq!(read(EVERYTHING).warnings, []);
+    let before = allowed(&whole);
+    assert!(before.iter().any(|allowed| *allowed) && before.iter().any(|allowed| !*allowed));
+    let (mut changes, mut closed) = (0, 0);
+    while let Some(changed) = changed(&whole, changes) {
+        let after = allowed(&changed);
+        assert!(!read(&changed.to_string()).warnings.is_empty(), "nothing is told of {changed}");
+        let opened = before.iter().zip(&after).any(|(before, after)| !before && *after);
+        assert!(!opened, "opened by {changed}");
+        closed += usize::from(after != before);
+        changes += 1;
+    }
+    assert!(changes > 300 && closed > 200, "{changes} changes, {closed} of them close something");
 }
