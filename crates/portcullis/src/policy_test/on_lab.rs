@@ -21,7 +21,8 @@ use crate::lab_agent::{AgentHome, LabAgent};
 
 /// Longer than any answer takes on a quiet machine, and short for what never comes.
 const TIMEOUT: Duration = Duration::from_millis(350);
-/// What policy allows and has not arrived is asked again, with more patience: a machine may be busy.
+/// What policy allows and has not arrived is asked again, with more patience: a machine may be busy. So is what
+/// was neither answered nor dropped in silence.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A namespace without pods that is another one in each step, so that no step looks like the one before.
 const MARKER: &str = "portcullis-lab-step";
@@ -165,6 +166,7 @@ impl Standing {
     fn ask(&mut self, questions: &[Question]) -> Result<Vec<Answer>> {
         let mut answers = vec![None; questions.len()];
         let mut open = Vec::new();
+        let mut odd = None;
         let owners = self.cluster.owners();
         for (at, Question { connection, .. }) in questions.iter().enumerate() {
             match why_not(connection).or_else(|| self.elsewhere(&owners, connection)) {
@@ -173,19 +175,29 @@ impl Standing {
             }
         }
         self.prepare(open.iter().map(|&at| &questions[at].connection))?;
-        for timeout in [TIMEOUT, PATIENCE] {
+        for timeout in [TIMEOUT, PATIENCE, PATIENCE] {
             let probes: Result<Vec<Probe>> =
                 open.iter().map(|&at| self.probe(&questions[at].connection)).collect();
-            for (at, outcome) in open.iter().zip(probe_all(&self.lab, &probes?, timeout)?) {
-                answers[*at] = Some(self.answer(&questions[*at], &outcome)?);
+            let mut again = Vec::new();
+            for (at, outcome) in open.into_iter().zip(probe_all(&self.lab, &probes?, timeout)?) {
+                let connection = &questions[at].connection;
+                answers[at] = self.answer(connection, &outcome)?;
+                let allowed = || evaluate(&self.cluster, connection).verdict() == Verdict::Allow;
+                match &answers[at] {
+                    Some(Answer::Verdict { verdict: Verdict::Allow, .. }) => {}
+                    Some(_) if !allowed() => {}
+                    _ => again.push((at, outcome)),
+                }
             }
-            open.retain(|&at| {
-                let silent = matches!(answers[at], Some(Answer::Verdict { verdict: Verdict::Deny, .. }));
-                silent && evaluate(&self.cluster, &questions[at].connection).verdict() == Verdict::Allow
-            });
+            odd = again.iter().find(|(at, _)| answers[*at].is_none()).cloned();
+            open = again.into_iter().map(|(at, _)| at).collect();
             if open.is_empty() {
                 break;
             }
+        }
+        if let Some((at, outcome)) = odd {
+            let Question { from, to, connection } = &questions[at];
+            bail!("{from} -> {to} {}/{}: {outcome}", connection.port, connection.protocol);
         }
         Ok(answers.into_iter().flatten().collect())
     }
@@ -245,15 +257,15 @@ impl Standing {
         })
     }
 
-    fn answer(&self, question: &Question, outcome: &Outcome) -> Result<Answer> {
-        let Question { from, to, connection } = question;
+    /// What an outcome says of policy. Enforcement drops in silence, and nobody answers for another, so all else
+    /// says nothing of it: a machine that is busy may be late with its neighbours.
+    fn answer(&self, connection: &Connection, outcome: &Outcome) -> Result<Option<Answer>> {
         let verdict = match outcome {
             Outcome::TimedOut => Verdict::Deny,
             outcome if outcome.reached(self.place(connection.dst.ip())?) => Verdict::Allow,
-            // Enforcement drops in silence, and nobody answers for another: the lab itself is at fault.
-            outcome => bail!("{from} -> {to} {}/{}: {outcome}", connection.port, connection.protocol),
+            _ => return Ok(None),
         };
-        Ok(Answer::Verdict { verdict, seen: outcome.to_string() })
+        Ok(Some(Answer::Verdict { verdict, seen: outcome.to_string() }))
     }
 
     fn down(self) -> Result<()> {
