@@ -48,8 +48,8 @@ drop_reasons! {
         "The frame is neither IPv4 nor IPv6 (802.3 length frames count here too).",
         "Only IP and the ARP of a port's own pod pass.";
     IpInvalid, "ip_invalid",
-        "The IP header contradicts itself or the frame's length.",
-        "No correct sender makes such a header; look for the process that does.";
+        "The IP header contradicts itself or the frame, has a wrong checksum, or asks for what is never forwarded.",
+        "Source routes, IPv4-mapped addresses and jumbograms count here too; look for the process that sends them.";
     Ipv6ExtInvalid, "ipv6_ext_invalid",
         "The chain of IPv6 extension headers is too long, out of order, truncated or unknown.",
         "A rule is never evaluated on a header that is not proven to be layer 4.";
@@ -70,23 +70,23 @@ drop_reasons! {
         "An ARP or neighbour discovery message speaks for somebody else, or is one that pods may not send.",
         "A pod claims another's address or plays router; look at what runs in it.";
     NotForUs, "not_for_us",
-        "The destination MAC is neither the port's nor a gateway's.",
+        "The destination MAC is not that of the port by which the frame came.",
         "The pod's neighbour entry for its gateway is wrong.";
     Multicast, "multicast",
         "The destination is a multicast or broadcast address.",
         "Router mode forwards unicast only.";
     // flow table and policy table
     NoTable, "no_table",
-        "No policy table has been published yet.",
+        "No policy table, or no wiring made from it, has been published yet.",
         "The manifests have not been loaded without an error; see the log for file, line and column.";
     UnknownPod, "unknown_pod",
-        "A port's pod is not in the policy table.",
-        "The pod's object is missing in the manifests, or has no address.";
+        "The port's pod is not in the manifests, or owns no address.",
+        "Compare `ports[].pod` with the Pod objects: name, namespace, phase and podIPs.";
     NoFlow, "no_flow",
         "A packet in mid-stream (a TCP segment, an echo reply) belongs to no known connection.",
         "The connection outlived its timeout or a restart; the application will open a new one.";
     IcmpUnrelated, "icmp_unrelated",
-        "An ICMP error quotes a packet that belongs to no known connection.",
+        "An ICMP error quotes no allowed connection, or does not come from and go to its ends.",
         "Harmless alone; many of them mean that somebody probes.";
     DefaultDeny, "default_deny",
         "A policy isolates the pod, and no rule allows the connection.",
@@ -108,8 +108,8 @@ drop_reasons! {
         "The packet is larger than the MTU of the port it would leave by.",
         "Give all ports of a node the same MTU.";
     TxRingFull, "tx_ring_full",
-        "The transmit ring of the destination's port is full.",
-        "The receiver is slower than its senders.";
+        "The port's share of transmit frames is used up, or its interface is down.",
+        "The receiver is slower than its senders; or `ip link` shows the port down.";
     HandoffFull, "handoff_full",
         "The queue to the worker that owns the destination's port is full.",
         "That worker is overloaded; spread the ports over more workers.";

@@ -39,7 +39,7 @@ pub struct NodeView {
 /// An interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Its index: never used twice while the namespace lives.
+    /// Its index: normally not used again while the namespace lives.
     pub index: u32,
     /// Its MAC address; zero where it has none.
     pub mac: MacAddr,

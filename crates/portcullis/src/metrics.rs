@@ -76,13 +76,12 @@ struct Snapshot {
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Tally { rx, made, tx, judged, bursts, .. } = self.tally;
+        let Tally { rx, tx, judged, turns, .. } = self.tally;
         for (name, help, value) in [
             ("received_frames", "Frames received from ports", rx),
-            ("made_frames", "Frames that the engine made itself", made),
             ("transmitted_frames", "Frames given to transmit rings", tx),
             ("judged_connections", "Connections that policy was asked about", judged),
-            ("bursts", "Bursts with at least one frame", bursts),
+            ("turns", "Turns of workers that handled at least one frame", turns),
         ] {
             ConstCounter::new(value).encode(encoder.encode_descriptor(
                 name,

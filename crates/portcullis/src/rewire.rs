@@ -19,6 +19,8 @@ pub struct Rewire {
     uplinks: Vec<InterfaceName>,
     view: NodeView,
     wiring: Publisher<Wiring>,
+    /// Whether a policy table has said whose addresses are whose.
+    has_table: bool,
 }
 
 impl Rewire {
@@ -33,7 +35,7 @@ impl Rewire {
         });
         let names = config.ports.iter().map(|port| Name::new(&port.pod.namespace, &port.pod.name));
         let (pods, names) = (pods.collect(), names.collect());
-        Self { pods, names, uplinks: config.uplinks.clone(), view, wiring }
+        Self { pods, names, uplinks: config.uplinks.clone(), view, wiring, has_table: false }
     }
 
     /// The pods' addresses are now as this table has them.
@@ -49,6 +51,7 @@ impl Rewire {
             }
             pod.addresses = known.map(|known| known.addresses().to_vec()).unwrap_or_default();
         }
+        self.has_table = true;
         self.publish(dataplane)
     }
 
@@ -106,8 +109,7 @@ impl Rewire {
                 info!(interface = %pod.interface, %mac, "pinned the pod's MAC address from the kernel's neighbours");
             }
         }
-        let wired = self.pods.iter().any(|pod| !pod.addresses.is_empty()) || self.wiring.current().is_some();
-        if !wired {
+        if !self.has_table {
             return Ok(());
         }
         // What may go to the kernel follows the wiring: an address that a pod has lost is refused by the

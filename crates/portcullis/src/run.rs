@@ -315,7 +315,9 @@ impl Guarded {
             Fallback::Closed => guarded.apply()?,
             Fallback::Open => {
                 guarded.interlock.remove()?;
-                warn!("fallback is open: while no agent runs, traffic flows unfiltered");
+                warn!(
+                    "fallback is open: there is no interlock, so what the kernel forwards to a pod is never judged; while no agent runs, nothing is"
+                );
             }
         }
         Ok(guarded)

@@ -5,9 +5,13 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use engine::shared::Shared;
 use flow::DropReason;
 use portcullis::config::{Config, settings};
+use portcullis::metrics::{self, Figures};
+use table::Publisher;
 
 fn docs(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
@@ -37,6 +41,16 @@ fn the_drop_reasons() {
 }
 
 #[test]
+fn the_metrics() {
+    let folder = tempfile::tempdir().unwrap();
+    let shared = Arc::new(Shared::new(Vec::new(), 1));
+    let mut figures = Figures::new(Vec::new(), shared, Publisher::new().reader());
+    figures.write(folder.path()).unwrap();
+    let written = std::fs::read_to_string(folder.path().join(metrics::FILE)).unwrap();
+    is_up_to_date("metrics.md", &metrics_page(&written));
+}
+
+#[test]
 fn the_readmes_configuration_is_sound() {
     let readme = std::fs::read_to_string(docs("README.md")).unwrap();
     let (_, rest) = readme.split_once("```yaml\n").unwrap();
@@ -57,6 +71,39 @@ fn drop_reasons_page() -> String {
     for reason in DropReason::ALL {
         writeln!(text, "| `{}` | {} | {} |", reason.name(), reason.sentence(), reason.hint()).unwrap();
     }
+    text
+}
+
+/// Of OpenMetrics text, what its HELP and TYPE lines say.
+fn metrics_page(written: &str) -> String {
+    let mut text = String::from(
+        "# Figures\n\n\
+         <!-- Made from crates/portcullis/src/metrics.rs by a test; do not edit. -->\n\n\
+         The agent writes them twice a second to `metrics.prom` in its `state_dir`, as OpenMetrics text, and replaces \
+         the file whole. They start from zero with the agent and are sums over its workers. They count what came to a \
+         socket: what an XDP program passed to the kernel or dropped is not among them, nor what the kernel dropped \
+         because a ring was full.\n\n\
+         | metric | type | meaning |\n|---|---|---|\n",
+    );
+    let about = |word: &str, name: &str| {
+        let start = format!("# {word} {name} ");
+        written.lines().find_map(|line| line.strip_prefix(&start)).unwrap().to_owned()
+    };
+    let values: Vec<&str> = written.lines().filter(|line| !line.starts_with('#')).collect();
+    assert!(!values.is_empty(), "{written}");
+    let mut told: Vec<&str> = Vec::new();
+    for value in values {
+        let name = value.split(['{', ' ']).next().unwrap();
+        if told.contains(&name) {
+            continue;
+        }
+        told.push(name);
+        let family = name.strip_suffix("_total").unwrap_or(name);
+        let labels = if value.contains("{reason=") { "{reason=\"...\"}" } else { "" };
+        writeln!(text, "| `{name}{labels}` | {} | {} |", about("TYPE", family), about("HELP", family))
+            .unwrap();
+    }
+    text += "\nThe reasons are those of [drop-reasons.md](drop-reasons.md).\n";
     text
 }
 

@@ -13,8 +13,9 @@
 //! restarted one takes them over with `LINK_UPDATE`, so there is no moment without a program. The maps are
 //! not pinned: a new process fills its own before it takes a link over.
 //!
-//! The order that leaves no gap: [`Steering::load`], addresses and ports, sockets, then
-//! [`Steering::attach`]. Until a socket is in, the fallback holds.
+//! The order in which no port goes without a program or an answer: [`Steering::load`], ports and sockets, then
+//! [`Steering::attach`]. Addresses follow with the first policy table; until then nothing of a pod reaches the
+//! kernel.
 //!
 //! Deliberately absent: generic (skb) mode, attaching by netlink (it cannot be pinned), and the XSKMAP's
 //! read side (the kernel offers none).

@@ -10,6 +10,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use crate::{BpfError, attached_program};
 
 /// One pinned link.
@@ -35,9 +37,13 @@ impl Pin {
         namespace().is_ok_and(|here| here == self.namespace)
     }
 
-    /// Whether the link can only be severed: an interface of ours that runs no program has no live link.
+    /// Whether the link has been severed: its interface, of this namespace, is gone or runs no program.
     pub(crate) fn is_stale(&self) -> bool {
-        self.is_here() && matches!(attached_program(self.ifindex), Ok(None) | Err(_))
+        self.is_here()
+            && match attached_program(self.ifindex) {
+                Ok(program) => program.is_none(),
+                Err(error) => error.raw_os_error() == Some(Errno::ENODEV as i32),
+            }
     }
 
     fn parse(path: PathBuf) -> Option<Self> {

@@ -7,14 +7,12 @@ use flow::DropReason;
 
 const REASONS: usize = DropReason::ALL.len();
 
-/// Frames counted by one worker. Conservation holds between bursts:
-/// `rx + made + handed_in == tx + handed_out + sum(dropped)`.
+/// Frames counted by one worker. Conservation holds between turns:
+/// `rx + handed_in == tx + handed_out + sum(dropped)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tally {
     /// Frames received from ports.
     pub rx: u64,
-    /// Frames that the engine made itself.
-    pub made: u64,
     /// Frames taken over from other workers.
     pub handed_in: u64,
     /// Frames given to a transmit ring.
@@ -25,22 +23,13 @@ pub struct Tally {
     pub dropped: [u64; REASONS],
     /// Connections that policy was asked about.
     pub judged: u64,
-    /// Bursts with at least one frame.
-    pub bursts: u64,
+    /// Turns that handled at least one frame.
+    pub turns: u64,
 }
 
 impl Default for Tally {
     fn default() -> Self {
-        Self {
-            rx: 0,
-            made: 0,
-            handed_in: 0,
-            tx: 0,
-            handed_out: 0,
-            dropped: [0; REASONS],
-            judged: 0,
-            bursts: 0,
-        }
+        Self { rx: 0, handed_in: 0, tx: 0, handed_out: 0, dropped: [0; REASONS], judged: 0, turns: 0 }
     }
 }
 
@@ -64,29 +53,28 @@ impl Tally {
     /// Whether every frame that came has gone somewhere.
     #[must_use]
     pub fn balances(&self) -> bool {
-        self.rx + self.made + self.handed_in == self.tx + self.handed_out + self.dropped_total()
+        self.rx + self.handed_in == self.tx + self.handed_out + self.dropped_total()
     }
 
     /// Adds another worker's figures to these.
     pub fn add(&mut self, other: &Self) {
         self.rx += other.rx;
-        self.made += other.made;
         self.handed_in += other.handed_in;
         self.tx += other.tx;
         self.handed_out += other.handed_out;
         self.judged += other.judged;
-        self.bursts += other.bursts;
+        self.turns += other.turns;
         for (mine, theirs) in self.dropped.iter_mut().zip(other.dropped) {
             *mine += theirs;
         }
     }
 }
 
-/// A worker's [`Tally`] as other threads see it. The worker stores it once per burst; a reader may meet a
-/// burst half stored, so figures of one moment can differ by one burst.
+/// A worker's [`Tally`] as other threads see it. The worker stores it once per turn; a reader may meet one
+/// half stored, so figures of one moment can differ by one turn.
 #[derive(Debug, Default)]
 pub struct Counters {
-    cells: CachePadded<[AtomicU64; 7]>,
+    cells: CachePadded<[AtomicU64; 6]>,
     dropped: CachePadded<Dropped>,
 }
 
@@ -101,8 +89,8 @@ impl Default for Dropped {
 
 impl Counters {
     pub(crate) fn store(&self, tally: &Tally) {
-        let Tally { rx, made, handed_in, tx, handed_out, dropped, judged, bursts } = tally;
-        let plain = [rx, made, handed_in, tx, handed_out, judged, bursts];
+        let Tally { rx, handed_in, tx, handed_out, dropped, judged, turns } = tally;
+        let plain = [rx, handed_in, tx, handed_out, judged, turns];
         for (cell, value) in self.cells.iter().zip(plain) {
             cell.store(*value, Ordering::Relaxed);
         }
@@ -114,9 +102,9 @@ impl Counters {
     /// The figures now.
     #[must_use]
     pub fn read(&self) -> Tally {
-        let [rx, made, handed_in, tx, handed_out, judged, bursts] =
+        let [rx, handed_in, tx, handed_out, judged, turns] =
             std::array::from_fn(|i| self.cells[i].load(Ordering::Relaxed));
         let dropped = std::array::from_fn(|i| self.dropped.0[i].load(Ordering::Relaxed));
-        Tally { rx, made, handed_in, tx, handed_out, dropped, judged, bursts }
+        Tally { rx, handed_in, tx, handed_out, dropped, judged, turns }
     }
 }

@@ -10,7 +10,7 @@ use crate::wiring::PortId;
 pub enum Event {
     /// The pod behind this port has shown its MAC address by a valid ARP or neighbour discovery message.
     MacSeen(PortId, MacAddr),
-    /// A packet wants to leave by this uplink to a neighbour whose MAC address is not known.
+    /// A packet waits for the MAC address of this neighbour, a pod or a next hop, on this port.
     Unresolved(PortId, Address),
 }
 

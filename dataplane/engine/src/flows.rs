@@ -14,7 +14,7 @@ use table::PolicyTable;
 
 use crate::state::{Sender, State};
 
-/// Milliseconds on a monotonic clock. Time is an argument, read once per burst.
+/// Milliseconds on a monotonic clock. Time is an argument, read once per turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Millis(pub u64);
 
@@ -283,7 +283,7 @@ const fn stranger(packet: &Packet, recovering: bool) -> Standing {
             _ if !recovering => Standing::Drop(DropReason::NoFlow),
             Kind::Tcp(flags) if flags.rst() => Standing::Drop(DropReason::NoFlow),
             // Only the answer to a SYN carries both flags, so its direction is known.
-            Kind::Tcp(flags) if flags.syn() => {
+            Kind::Tcp(flags) if flags.syn() && flags.ack() => {
                 Standing::Judge(Question { key: key.reversed(), effect: Effect::Open })
             }
             _ => Standing::Judge(Question { key, effect: Effect::Recover }),
@@ -295,7 +295,7 @@ const fn stranger(packet: &Packet, recovering: bool) -> Standing {
 /// Whether only somebody who opens a connection sends this packet.
 const fn opens(packet: &Packet) -> bool {
     match packet.kind {
-        Kind::Tcp(flags) => flags.syn() && !flags.ack(),
+        Kind::Tcp(flags) => flags.opens(),
         Kind::Sctp { init } => init,
         Kind::IcmpEcho { request } => request,
         _ => false,

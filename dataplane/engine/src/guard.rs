@@ -23,6 +23,9 @@ pub(crate) enum Admission {
 /// where it lives. What the XDP program has passed to the kernel (a pod's own ARP, neighbour discovery and
 /// packets to its node) never comes here.
 pub(crate) fn admit(frame: &[u8], port: &Port, wiring: &Wiring) -> Admission {
+    if matches!(&port.role, Role::Pod { addresses, .. } if addresses.is_empty()) {
+        return Admission::Refused(DropReason::UnknownPod);
+    }
     if let Role::Pod { mac: None, addresses } = &port.role {
         return match pinning_claim(frame) {
             Some((mac, claimed)) if addresses.contains(&claimed) => Admission::Introduced(mac),

@@ -80,7 +80,7 @@ impl<Io: PacketIo> Worker<Io> {
 
         let handled = tally.rx + tally.handed_in - before;
         if handled > 0 {
-            tally.bursts += 1;
+            tally.turns += 1;
             counters.store(tally);
         }
         handled

@@ -21,7 +21,7 @@
 //! both, bounded by its rings ([`plan`]). So `fill + tx` never exceeds the total, and a receiver that is
 //! stuck cannot take the frames that others need. The kernel adds 128 bytes for each port and frame (every
 //! pool keeps a head for every chunk of the UMEM): 16 ports on 4096 frames cost 8 MiB beside the 8 MiB of
-//! packet memory. Beyond 16 ports give a worker a second `XskIo` rather than more frames.
+//! packet memory. Beyond 16 ports use another worker rather than more frames.
 //!
 //! # The anchor
 //!
@@ -33,8 +33,7 @@
 //! # The one rule for unsafe code
 //!
 //! **A chunk of the UMEM is touched only through the [`Frame`] that owns it, and a chunk has a `Frame` only
-//! while no ring holds it.** `Frame`s are made by taking a chunk off the free list, the rx ring or nothing
-//! else, cannot be copied, and are consumed by being put on a ring or back on the free list. The chunks of
+//! while no ring holds it.** `Frame`s are made by taking a chunk off the free list, the rx ring and in no other way, cannot be copied, and are consumed by being put on a ring or back on the free list. The chunks of
 //! a UMEM that was replaced are out of reach: a `Frame` carries the number of its UMEM, and accesses
 //! through another one give no bytes. All unsafe blocks rely on this rule, except for the system calls in
 //! `kernel.rs`, which rely on nothing but their arguments.

@@ -101,7 +101,7 @@ mapping! {
         /// removes them, and with them all enforcement.
         on_exit: OnExit, "on_exit", "`keep` or `detach`", (OnExit::Keep);
         /// What the pinned programs do with packets while no agent runs: `closed` drops them, `open` hands them to
-        /// the kernel unjudged.
+        /// the kernel unjudged. With `open` there is no interlock either, also while the agent runs.
         fallback: Fallback, "fallback", "`closed` or `open`", (Fallback::Closed);
         /// The folder of the agent's own state; one agent runs in each.
         state_dir: Folder, "state_dir", "absolute path", (Folder(PathBuf::from("/run/portcullis")));

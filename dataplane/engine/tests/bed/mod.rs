@@ -153,7 +153,7 @@ impl Bed {
         handled
     }
 
-    /// `rx + made == tx + sum(dropped)`, and no frame of packet memory is lost.
+    /// `rx + handed_in == tx + handed_out + sum(dropped)`, and no frame of packet memory is lost.
     pub(crate) fn check_ledger(&self) {
         let (tally, census) = (self.worker.tally(), self.worker.io().census());
         assert!(tally.balances(), "{tally:#?}");
