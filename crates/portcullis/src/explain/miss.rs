@@ -15,6 +15,9 @@ use crate::offline::PortSpec;
 /// More peers or ports of a rule than this are counted, not listed.
 const LISTED: usize = 4;
 
+/// How far a rule is from a connection (peer, port, distance of ports), and which rule it is.
+type Candidate<'a> = ((bool, bool, u32), &'a NetworkPolicy, usize, &'a Rule);
+
 /// How a rule misses a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Miss {
@@ -50,7 +53,7 @@ pub(super) fn nearest(
         .collect();
     isolating.sort_by_key(|policy| &policy.name);
     let mut trial = Cluster { policies: Vec::new(), ..cluster.clone() };
-    let mut best: Option<((bool, bool, u32), &NetworkPolicy, usize, &Rule)> = None;
+    let mut best: Option<Candidate<'_>> = None;
     for policy in isolating {
         let isolation = match direction {
             Direction::Ingress => &policy.ingress,
