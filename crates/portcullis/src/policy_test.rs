@@ -58,8 +58,7 @@ impl Suite {
     ///
     /// Everything that is wrong with any of them.
     pub fn load(paths: &[PathBuf]) -> Result<Self, Refused> {
-        let sources =
-            control::read(paths).map_err(|errors| Refused { errors, sources: Vec::new() })?;
+        let sources = control::read(paths).map_err(|errors| Refused { errors, sources: Vec::new() })?;
         let mut planner = Planner::default();
         let (mut tests, mut errors) = (Vec::new(), Vec::new());
         for source in &sources {
@@ -71,7 +70,11 @@ impl Suite {
         if errors.is_empty() {
             errors = run::check(&tests);
         }
-        if errors.is_empty() { Ok(Self { tests, warnings: planner.warnings }) } else { Err(Refused { errors, sources }) }
+        if errors.is_empty() {
+            Ok(Self { tests, warnings: planner.warnings })
+        } else {
+            Err(Refused { errors, sources })
+        }
     }
 
     /// The tests, in the order of the files.

@@ -19,7 +19,10 @@ fn has_test(source: &str, name: &str) -> bool {
     let signature = format!("fn {name}(");
     lines.iter().enumerate().filter(|(_, line)| line.contains(&signature)).any(|(at, _)| {
         let above = lines[at.saturating_sub(3)..at].iter();
-        above.rev().take_while(|line| !line.is_empty()).any(|line| *line == "#[test]" || *line == "#[tokio::test]")
+        above
+            .rev()
+            .take_while(|line| !line.is_empty())
+            .any(|line| *line == "#[test]" || *line == "#[tokio::test]")
     })
 }
 
@@ -32,7 +35,8 @@ fn every_test_that_the_semantics_cite_exists() {
         for (file, name) in citations(line) {
             let path = format!("{file}.rs");
             let source = sources.entry(path.clone()).or_insert_with(|| {
-                fs::read_to_string(root().join(&path)).unwrap_or_else(|e| panic!("line {}: {path}: {e}", number + 1))
+                fs::read_to_string(root().join(&path))
+                    .unwrap_or_else(|e| panic!("line {}: {path}: {e}", number + 1))
             });
             assert!(has_test(source, name), "line {}: {path} has no test {name}", number + 1);
             cited += 1;
@@ -45,7 +49,8 @@ fn every_test_that_the_semantics_cite_exists() {
 fn every_line_of_a_table_has_its_proof() {
     let text = fs::read_to_string(root().join("docs/semantics.md")).unwrap();
     let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ")).collect();
-    let heads = rows.iter().filter(|row| row.ends_with("| proved by |") || row.ends_with("| then | proved by |"));
+    let heads =
+        rows.iter().filter(|row| row.ends_with("| proved by |") || row.ends_with("| then | proved by |"));
     assert_eq!(heads.count(), 4);
     for row in rows.iter().filter(|row| !row.ends_with("proved by |")) {
         assert!(!citations(row).is_empty(), "{row}");
@@ -55,7 +60,8 @@ fn every_line_of_a_table_has_its_proof() {
 #[test]
 fn a_citation_of_nothing_is_found() {
     assert_eq!(citations("| x | `a/b.rs::c`, `d` and `e.rs::f` |"), [("a/b", "c"), ("e", "f")]);
-    let source = "#[test]\nfn real() {}\n\nfn helper() {}\n\n    #[test]\n    #[should_panic]\n    fn inner() {}\n";
+    let source =
+        "#[test]\nfn real() {}\n\nfn helper() {}\n\n    #[test]\n    #[should_panic]\n    fn inner() {}\n";
     assert!(has_test(source, "real") && has_test(source, "inner"));
     assert!(!has_test(source, "helper") && !has_test(source, "rea"));
 }
