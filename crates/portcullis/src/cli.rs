@@ -15,6 +15,7 @@ Examples:
   portcullis run --config /etc/portcullis/config.yaml
   portcullis explain --from x/a --to y/b --port 80 -f manifests/
   portcullis reach -f manifests/           # who can talk to whom
+  portcullis test policy-tests/            # do my policies do what I say they do?
   portcullis lab demo                      # try everything on this machine, without a cluster
   portcullis lab up cluster.yaml           # a node with pods in network namespaces
   portcullis lab run --in x/a -- ip addr   # run a command inside one of its pods
