@@ -21,7 +21,7 @@ Examples:
   portcullis lab run --in x/a -- ip addr   # run a command inside one of its pods
   portcullis cleanup                       # take everything of ours off this machine",
     after_help = "Exit codes: 0 fine; 1 findings or a failed expectation; 2 usage or configuration; \
-3 the system refuses; 5 timeout."
+3 the system refuses."
 )]
 pub struct Cli {
     /// What to do.

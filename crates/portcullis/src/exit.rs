@@ -35,7 +35,3 @@ pub const FINDINGS: u8 = 1;
 pub const USAGE: u8 = 2;
 /// The system, the agent or the API refuses or cannot be reached.
 pub const SYSTEM: u8 = 3;
-/// A partial result, where one was asked for.
-pub const PARTIAL: u8 = 4;
-/// The time allowed ran out.
-pub const TIMEOUT: u8 = 5;

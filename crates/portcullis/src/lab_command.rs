@@ -40,6 +40,7 @@ pub fn up(manifests: &[PathBuf], lab: &LabName) -> Result<u8, Failure> {
          # configuration of an agent for it: `portcullis lab run --name {name} -- portcullis run --config FILE`\n{}",
         lab.config(false)
     );
+    text += "manifests: .  # the folder of Namespace, Pod, Node and NetworkPolicy objects\n";
     out.write_all(text.as_bytes()).map_err(system)?;
     Ok(exit::OK)
 }

@@ -31,7 +31,8 @@ fn killed_it_lets_nothing_denied_through_and_serves_again_within_2_s() {
     assert!(before.delivered > 0, "the stream runs");
     let allowed = scene.stream(&pod("x/b"), &pod("y/a"), 80, Transport::Udp, 1000);
     eventually("allowed packets arrive", Duration::from_secs(5), || allowed.report().delivered > 100);
-    let link = scene.node("bpftool -j net list").stdout;
+    let link = programs(&scene);
+    assert_eq!(link, scene.lab.pods().len() + 1, "every port has its program");
 
     agent.kill().expect("killed");
     std::thread::sleep(Duration::from_millis(500));
@@ -49,17 +50,15 @@ fn killed_it_lets_nothing_denied_through_and_serves_again_within_2_s() {
     let after = denied.stop();
     assert_eq!(after.delivered, before.delivered, "denied packets got through: {after:?}");
     assert!(after.sent > before.sent + 1000, "and they were sent all the time");
-    assert_eq!(
-        programs(&link),
-        programs(&scene.node("bpftool -j net list").stdout),
-        "no port lost its program"
-    );
+    assert_eq!(programs(&scene), link, "no port lost its program");
     assert!(allowed.stop().delivered > 200);
 }
 
-/// How many XDP programs are attached, from bpftool's list.
-fn programs(list: &[u8]) -> usize {
-    String::from_utf8_lossy(list).matches("\"devname\"").count()
+/// How many XDP programs are attached in the node.
+fn programs(scene: &Scene) -> usize {
+    let output = scene.node("bpftool -j net list");
+    assert!(output.status.success(), "{}", text(&output));
+    String::from_utf8_lossy(&output.stdout).matches("\"devname\"").count()
 }
 
 #[test]
@@ -106,7 +105,7 @@ fn on_exit_detach_gives_the_ports_back() {
     let (status, _) = agent.terminate().expect("an end");
     assert!(status.success(), "{status}");
     assert!(scene.reaches(&pod("z/b"), &pod("y/a"), 80, Transport::Udp), "nobody enforces any more");
-    assert_eq!(programs(&scene.node("bpftool -j net list").stdout), 0);
+    assert_eq!(programs(&scene), 0);
 }
 
 #[test]
@@ -124,7 +123,7 @@ fn cleanup_gives_the_machine_back_after_a_kill() {
     let output = scene.portcullis(&["cleanup", "--state-dir", state.to_str().expect("a path")]);
     assert!(output.status.success(), "{}", text(&output));
     assert!(scene.reaches(&pod("z/b"), &pod("y/a"), 80, Transport::Udp), "open again");
-    assert_eq!(programs(&scene.node("bpftool -j net list").stdout), 0);
+    assert_eq!(programs(&scene), 0);
     assert!(!text(&scene.node("nft list tables")).contains("portcullis"));
     let mounted =
         lines("/proc/mounts").into_iter().any(|line| line.contains(state.to_str().expect("a path")));
@@ -242,7 +241,7 @@ fn the_kernel_does_not_forward_around_the_agent() {
     agent.signal(Signal::SIGKILL).expect("a signal");
     agent.wait().expect("an end");
     eventually("the uplink's program is gone", Duration::from_secs(2), || {
-        programs(&scene.node("bpftool -j net list").stdout) == scene.lab.pods().len()
+        programs(&scene) == scene.lab.pods().len()
     });
     assert!(!scene.reaches(&outside, &pod("x/a"), 80, Transport::Udp), "the interlock holds");
 }
