@@ -68,4 +68,5 @@ bench: setup ## criterion benchmarks
 	cargo bench --workspace --locked
 
 bench-reach: build ## `reach` on 1,000 pods and 1,000 policies: median of 5 runs, and the rows
+	@command -v python3 >/dev/null || { echo "the generator of the cluster needs python3: apt-get install python3"; exit 3; }
 	bench/reach $(PORTCULLIS)
