@@ -115,9 +115,11 @@ impl Rewire {
         // What may go to the kernel follows the wiring: an address that a pod has lost is refused by the
         // engine first, one that it has gained is known to the engine before the kernel sees it.
         let wiring = wire(&self.view, &self.pods, &self.uplinks);
-        if self.wiring.current().is_none_or(|current| *current != wiring) {
-            self.wiring.publish(wiring);
+        if self.wiring.current().is_some_and(|current| *current == wiring) {
+            // The maps hold nothing that the wiring does not: they are as they should be.
+            return Ok(());
         }
+        self.wiring.publish(wiring);
         for (port, pod) in (0..).map(PortId).zip(&self.pods) {
             dataplane.set_mac(port, pod.mac)?;
             dataplane.steering.set_pod_addresses(dataplane.ifindex(port), &pod.addresses)?;

@@ -18,8 +18,11 @@ pub(crate) const TIMEOUT: Duration = Duration::from_millis(700);
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
 
-/// y/a accepts TCP and UDP on port 80 from namespace x, and nothing else.
-pub(crate) const Y_A_FROM_X: &str = r#"
+/// y/a accepts TCP and UDP on port 80 from one namespace, and nothing else.
+macro_rules! y_a_from {
+    ($namespace:literal) => {
+        concat!(
+            r#"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: a-from-x, namespace: "y"}
@@ -27,22 +30,17 @@ spec:
   podSelector: {matchLabels: {pod: a}}
   policyTypes: [Ingress]
   ingress:
-  - from: [{namespaceSelector: {matchLabels: {ns: x}}}]
+  - from: [{namespaceSelector: {matchLabels: {ns: "#,
+            $namespace,
+            r#"}}}]
     ports: [{port: 80}, {port: 80, protocol: UDP}]
-"#;
+"#
+        )
+    };
+}
 
-/// The same, but only from namespace z.
-pub(crate) const Y_A_FROM_Z: &str = r#"
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: a-from-x, namespace: "y"}
-spec:
-  podSelector: {matchLabels: {pod: a}}
-  policyTypes: [Ingress]
-  ingress:
-  - from: [{namespaceSelector: {matchLabels: {ns: z}}}]
-    ports: [{port: 80}, {port: 80, protocol: UDP}]
-"#;
+pub(crate) const Y_A_FROM_X: &str = y_a_from!("x");
+pub(crate) const Y_A_FROM_Z: &str = y_a_from!("z");
 
 /// One lab at a time: two agents and their load on two cores would measure each other.
 static TURN: Mutex<()> = Mutex::new(());
