@@ -4,14 +4,16 @@
 
 use std::sync::Arc;
 
+use compiler::{Scope, compile};
 use engine::flows::Millis;
 use engine::io::Slot;
 use engine::loopback::Loopback;
 use engine::shared::{Owner, Shared};
 use engine::wiring::{Port, Role, Wiring};
 use engine::worker::Worker;
-use flow::{Address, Direction, MacAddr, Protocol};
-use table::{Name, Peers, Piece, PolicyTable, PortRange, Ports, Publisher, Row, RowRule, TableBuilder};
+use flow::{Address, MacAddr};
+use table::{PolicyTable, Publisher};
+use testkit::cluster::{cluster, policy, rule};
 use testkit::frames::{FrameBuilder, frame};
 
 /// Frames in a burst.
@@ -83,21 +85,10 @@ impl Node {
 }
 
 fn table() -> PolicyTable {
-    let mut builder = TableBuilder::new();
-    let policy = builder.policy(Name::new("x", "b"), "");
-    let id = builder.rule(policy, Direction::Ingress, 0, "");
-    let ports = Ports::OneOf(vec![PortRange { protocol: Protocol::UDP, first: 80, last: 80 }]);
-    let rule = RowRule { id, pieces: Arc::new([Piece { peers: Peers::Any, ports }]) };
-    let isolated = Arc::new(Row::Isolated { policies: vec![policy], rules: vec![rule] });
-    let (node, open): (Arc<[Address]>, _) = (Arc::new([]), Arc::new(Row::Open));
-    builder.pod(
-        Name::new("x", "a"),
-        "",
-        vec![Address::v4(A)],
-        Arc::clone(&node),
-        Arc::clone(&open),
-        Arc::clone(&open),
-    );
-    builder.pod(Name::new("x", "b"), "", vec![Address::v4(B)], node, open, isolated);
-    builder.build(None)
+    let cluster = cluster()
+        .pod("x/a", "10.0.0.1", "")
+        .pod("x/b", "10.0.0.2", "app=b")
+        .policy(policy("x/b").subjects("app=b").ingress([rule().on("UDP/80")]))
+        .build();
+    compile(&cluster, &Scope::AllPods, None)
 }

@@ -126,6 +126,7 @@ const MEMBERS: &[Member] = &[
         name: "portcullis-bench",
         kind: Kind::Free,
         ours: &[
+            "portcullis-compiler",
             "portcullis-engine",
             "portcullis-flow",
             "portcullis-packet",

@@ -304,11 +304,11 @@ const fn opens(packet: &Packet) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use flow::{Address, Direction, MacAddr, Verdict};
+    use compiler::{Scope, compile};
+    use flow::{Address, MacAddr, Verdict};
     use packet::TcpFlags;
-    use table::{Name, Peers, Piece, PortRange, Ports, Row, RowRule, TableBuilder};
+    use policy::model::Cluster;
+    use testkit::cluster::{cluster, policy, rule};
 
     use super::*;
 
@@ -341,28 +341,29 @@ mod tests {
         packet(Kind::Udp, Protocol::UDP, src, dst)
     }
 
-    /// A and B are local pods. B accepts only what comes to `port`; A, and what A sends, is open.
-    fn table_allowing(port: u16, previous: Option<&PolicyTable>) -> PolicyTable {
-        let mut builder = TableBuilder::new();
-        let policy = builder.policy(Name::new("x", "p"), "p.yaml:1");
-        let id = builder.rule(policy, Direction::Ingress, 0, "p.yaml:2");
-        let range = |protocol| PortRange { protocol, first: port, last: port };
-        let ports = Ports::OneOf(vec![range(Protocol::TCP), range(Protocol::UDP)]);
-        let rule = RowRule { id, pieces: Arc::new([Piece { peers: Peers::Any, ports }]) };
-        let row = Row::Isolated { policies: vec![policy], rules: vec![rule] };
-        let (none, open): (Arc<[Address]>, _) = (Arc::new([]), Arc::new(Row::Open));
-        builder.pod(
-            Name::new("x", "a"),
-            "",
-            vec![A],
-            Arc::clone(&none),
-            Arc::clone(&open),
-            Arc::clone(&open),
-        );
-        let c = (Arc::clone(&none), Arc::clone(&open), Arc::clone(&open));
-        builder.pod(Name::new("x", "c"), "", vec![C], c.0, c.1, c.2);
-        builder.pod(Name::new("x", "b"), "", vec![B], none, open, Arc::new(row));
-        builder.build(previous)
+    /// A, B and C are local pods. B accepts only what comes to `port`; what comes to the others, and what anybody sends, is open.
+    fn b_accepts(port: u16) -> Cluster {
+        let accepted = rule().on(&format!("TCP/{port}")).on(&format!("UDP/{port}"));
+        cluster()
+            .pod("x/a", "10.0.0.1", "")
+            .pod("x/b", "10.0.0.2", "app=b")
+            .pod("x/c", "10.0.0.3", "")
+            .policy(policy("x/p").subjects("app=b").ingress([accepted]))
+            .build()
+    }
+
+    /// Tables where B accepts what comes to these ports, each the successor of the one before.
+    fn tables_allowing<const N: usize>(ports: [u16; N]) -> [PolicyTable; N] {
+        let mut tables = Vec::new();
+        for port in ports {
+            tables.push(compile(&b_accepts(port), &Scope::AllPods, tables.last()));
+        }
+        tables.try_into().expect("a table for each port")
+    }
+
+    fn table_allowing(port: u16) -> PolicyTable {
+        let [table] = tables_allowing([port]);
+        table
     }
 
     /// What becomes of one packet, policy included.
@@ -390,7 +391,7 @@ mod tests {
 
     #[test]
     fn replies_pass_and_what_a_reply_would_allow_does_not() {
-        let (flows, table) = (Flows::new(16), table_allowing(80, None));
+        let (flows, table) = (Flows::new(16), table_allowing(80));
         let pass = |packet: &Packet| pass(&flows, &table, packet, 0, false);
         assert_eq!(pass(&tcp(SYN, CLIENT, SERVER)), Ok(()));
         assert_eq!(pass(&tcp(SYN | ACK, SERVER, CLIENT)), Ok(()));
@@ -404,7 +405,7 @@ mod tests {
 
     #[test]
     fn a_syn_from_the_responder_is_a_connection_of_its_own() {
-        let (flows, table) = (Flows::new(16), table_allowing(80, None));
+        let (flows, table) = (Flows::new(16), table_allowing(80));
         let pass = |packet: &Packet| pass(&flows, &table, packet, 0, false);
         // B opens to A: allowed. A's replies pass, but A may not open to B's port, reply or not.
         let (b, a) = ((B, 50000), (A, 9));
@@ -417,17 +418,15 @@ mod tests {
     #[test]
     fn a_new_epoch_asks_again_in_the_original_direction() {
         let flows = Flows::new(16);
-        let first = table_allowing(80, None);
+        let [first, second, third] = tables_allowing([80, 81, 80]);
         assert_eq!(pass(&flows, &first, &tcp(SYN, CLIENT, SERVER), 0, false), Ok(()));
         assert_eq!(pass(&flows, &first, &tcp(SYN | ACK, SERVER, CLIENT), 0, false), Ok(()));
 
-        let second = table_allowing(81, Some(&first));
         // B -> A would be allowed as a connection of its own; as a reply of a denied one it is not.
         assert_eq!(pass(&flows, &second, &tcp(ACK, SERVER, CLIENT), 1, true), Err(DropReason::DefaultDeny));
         assert_eq!(pass(&flows, &second, &tcp(ACK, SERVER, CLIENT), 2, true), Err(DropReason::DefaultDeny));
         assert_eq!(pass(&flows, &second, &tcp(ACK, CLIENT, SERVER), 3, true), Err(DropReason::DefaultDeny));
 
-        let third = table_allowing(80, Some(&second));
         assert_eq!(
             pass(&flows, &third, &tcp(ACK, SERVER, CLIENT), 4, false),
             Ok(()),
@@ -438,15 +437,14 @@ mod tests {
     #[test]
     fn an_unchanged_table_asks_nothing_again() {
         let flows = Flows::new(16);
-        let first = table_allowing(80, None);
+        let [first, second] = tables_allowing([80, 80]);
         assert_eq!(pass(&flows, &first, &udp(CLIENT, SERVER), 0, false), Ok(()));
-        let second = table_allowing(80, Some(&first));
         assert_eq!(flows.standing(&udp(SERVER, CLIENT), &second, Millis(1), false), Standing::Known);
     }
 
     #[test]
     fn recovery_opens_in_whichever_direction_policy_allows() {
-        let table = table_allowing(80, None);
+        let table = table_allowing(80);
         for (packet, recovering, expected) in [
             (tcp(ACK, CLIENT, SERVER), true, Ok(())),
             (tcp(ACK, SERVER, CLIENT), true, Ok(())),
@@ -467,7 +465,7 @@ mod tests {
 
     #[test]
     fn connections_end_by_timeout_and_by_reset() {
-        let (flows, table) = (Flows::new(16), table_allowing(80, None));
+        let (flows, table) = (Flows::new(16), table_allowing(80));
         let pass = |packet: &Packet, now| pass(&flows, &table, packet, now, false);
         assert_eq!(pass(&udp(CLIENT, SERVER), 0), Ok(()));
         assert_eq!(pass(&udp(SERVER, CLIENT), 119_999), Ok(()));
@@ -486,7 +484,7 @@ mod tests {
 
     #[test]
     fn both_ends_must_finish() {
-        let (flows, table) = (Flows::new(16), table_allowing(80, None));
+        let (flows, table) = (Flows::new(16), table_allowing(80));
         let pass = |packet: &Packet, now| pass(&flows, &table, packet, now, false);
         assert_eq!(pass(&tcp(SYN, CLIENT, SERVER), 0), Ok(()));
         assert_eq!(pass(&tcp(SYN | ACK, SERVER, CLIENT), 0), Ok(()));
@@ -498,7 +496,7 @@ mod tests {
 
     #[test]
     fn a_full_table_keeps_what_it_has() {
-        let (flows, table) = (Flows::new(2), table_allowing(80, None));
+        let (flows, table) = (Flows::new(2), table_allowing(80));
         let pass = |port| pass(&flows, &table, &udp((A, port), SERVER), 0, false);
         assert_eq!((pass(1), pass(2)), (Ok(()), Ok(())));
         assert_eq!(pass(3), Err(DropReason::FlowTableFull));
@@ -507,7 +505,7 @@ mod tests {
 
     #[test]
     fn errors_belong_to_the_connection_that_they_quote() {
-        let (flows, table) = (Flows::new(16), table_allowing(80, None));
+        let (flows, [table, closed]) = (Flows::new(16), tables_allowing([80, 81]));
         let error = |quoted, src, dst| packet(Kind::IcmpError { quoted }, Protocol::ICMP, (src, 0), (dst, 0));
         let request = udp(CLIENT, SERVER);
         let about = |dst| error(request.key, B, dst);
@@ -527,14 +525,13 @@ mod tests {
             );
         }
 
-        let closed = table_allowing(81, Some(&table));
         assert_eq!(pass(&flows, &closed, &about(A), 1, false), Err(DropReason::DefaultDeny));
         assert_eq!(pass(&flows, &closed, &about(A), 2, false), Err(DropReason::IcmpUnrelated));
     }
 
     #[test]
     fn echo_replies_answer_requests_only() {
-        let (flows, table) = (Flows::new(16), table_allowing(80, None));
+        let (flows, table) = (Flows::new(16), table_allowing(80));
         let echo = |request, src, dst| packet(Kind::IcmpEcho { request }, Protocol::ICMP, (src, 7), (dst, 7));
         assert_eq!(pass(&flows, &table, &echo(false, B, A), 0, false), Err(DropReason::NoFlow));
         assert_eq!(pass(&flows, &table, &echo(true, B, A), 0, false), Ok(()));

@@ -8,6 +8,7 @@ use engine::io::Slot;
 use engine::wiring::PortId;
 use flow::{DropReason, MacAddr};
 use packet::{Packet, l4_checksum_ok};
+use testkit::cluster::cluster;
 use testkit::frames::{arp_reply, arp_request, frame, neighbour_advertisement, neighbour_solicitation};
 
 #[test]
@@ -18,7 +19,7 @@ fn before_the_first_table_everything_drops() {
     bed.wirings.publish(wiring());
     assert_eq!(bed.drops(0, &syn), DropReason::NoTable);
     assert_eq!(bed.drops(UPLINK, &from_outside().ip(OUTSIDE, B).tcp(4000, 80).syn()), DropReason::NoTable);
-    bed.tables.publish(b_accepts(&[80], None));
+    bed.tables.publish(table(b_accepts(&[80])));
     assert_eq!(bed.passes(0, &syn), 1);
 }
 
@@ -72,13 +73,13 @@ fn outside_is_judged_like_everybody() {
 
 #[test]
 fn a_policy_that_changes_cuts_the_connection_and_only_that() {
-    let mut bed = Bed::new();
+    let [first, next] = tables([b_accepts(&[80]), b_accepts(&[81])]);
+    let mut bed = Bed::with(first);
     let to_b = from_pod(0).ip(A, B).udp(4000, 80);
     let to_c = from_pod(0).ip(A, C).udp(4000, 80);
     assert_eq!((bed.passes(0, &to_b), bed.passes(0, &to_c)), (1, 2));
     let judged = bed.worker.tally().judged;
 
-    let next = b_accepts(&[81], bed.tables.current().as_deref());
     bed.tables.publish(next);
     assert_eq!(bed.passes(0, &to_c), 2);
     assert_eq!(bed.worker.tally().judged, judged, "c's epoch has not changed: nothing is asked again");
@@ -120,7 +121,7 @@ fn a_full_transmit_ring_drops_and_loses_no_frame() {
 fn the_pods_mac_is_pinned_by_what_speaks_for_the_pod() {
     let mut bed = Bed::bare();
     bed.wirings.publish(wiring_with_macs([false, true, true]));
-    bed.tables.publish(b_accepts(&[80], None));
+    bed.tables.publish(table(b_accepts(&[80])));
 
     // Nothing passes yet, and what claims another's address pins nothing.
     assert_eq!(bed.drops(0, &from_pod(0).ip(A, B).udp(1, 80)), DropReason::MacUnknown);
@@ -170,9 +171,9 @@ fn a_neighbour_beyond_the_uplink_is_asked_for() {
 
 #[test]
 fn a_pod_without_policy_data_is_closed() {
-    let mut bed = Bed::new();
-    let builder = table::TableBuilder::new();
-    bed.tables.publish(builder.build(bed.tables.current().as_deref()));
+    let [first, empty] = tables([b_accepts(&[80]), cluster().build()]);
+    let mut bed = Bed::with(first);
+    bed.tables.publish(empty);
     assert_eq!(bed.drops(0, &from_pod(0).ip(A, B).udp(1, 80)), DropReason::UnknownPod);
     assert_eq!(bed.drops(UPLINK, &from_outside().ip(OUTSIDE, B).udp(1, 80)), DropReason::UnknownPod);
 }
@@ -181,7 +182,7 @@ fn a_pod_without_policy_data_is_closed() {
 fn connections_of_before_a_restart_may_go_on_for_a_while() {
     let mut bed = Bed::with_recovery(10);
     bed.wirings.publish(wiring());
-    bed.tables.publish(b_accepts(&[80], None));
+    bed.tables.publish(table(b_accepts(&[80])));
     let reply = |port| from_pod(1).ip(B, A).tcp(80, port).ack().payload(b"data");
     assert_eq!(bed.passes(1, &reply(4000)), 0);
     bed.now += 20;

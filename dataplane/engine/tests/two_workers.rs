@@ -19,7 +19,7 @@ fn frames_cross_and_connections_are_known_to_both() {
     let owner = |worker, slot| Owner { worker, slot: Slot(slot) };
     let shared = Arc::new(Shared::new(vec![owner(0, 0), owner(0, 1), owner(1, 0), owner(1, 1)], 64));
     let (mut tables, mut wirings) = (Publisher::new(), Publisher::new());
-    tables.publish(b_accepts(&[80], None));
+    tables.publish(table(b_accepts(&[80])));
     wirings.publish(wiring());
     let mut workers: Vec<_> = (0..2)
         .map(|me| {
@@ -53,7 +53,7 @@ fn a_worker_that_does_not_keep_up_costs_drops_and_no_frames() {
     let owner = |worker, slot| Owner { worker, slot: Slot(slot) };
     let shared = Arc::new(Shared::new(vec![owner(0, 0), owner(1, 0), owner(0, 1), owner(0, 2)], 4096));
     let (mut tables, mut wirings) = (Publisher::new(), Publisher::new());
-    tables.publish(b_accepts(&[80], None));
+    tables.publish(table(b_accepts(&[80])));
     wirings.publish(wiring());
     let reader = || (tables.reader(), wirings.reader());
     let mut first = Worker::new(0, Loopback::new(3, 64, 64), Arc::clone(&shared), reader().0, reader().1, 0);

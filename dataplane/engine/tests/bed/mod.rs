@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use compiler::{Scope, compile};
 use engine::events::Event;
 use engine::flows::Millis;
 use engine::io::{PacketIo, Slot};
@@ -12,8 +13,10 @@ use engine::loopback::Loopback;
 use engine::shared::{Owner, Shared};
 use engine::wiring::{Port, PortId, Role, Route, Wiring};
 use engine::worker::Worker;
-use flow::{Address, Direction, DropReason, MacAddr, Protocol};
-use table::{Name, Peers, Piece, PolicyTable, PortRange, Ports, Publisher, Row, RowRule, TableBuilder};
+use flow::{Address, DropReason, MacAddr};
+use policy::model::Cluster;
+use table::{PolicyTable, Publisher};
+use testkit::cluster::{cluster, policy, rule};
 use testkit::frames::{FrameBuilder, frame};
 
 pub(crate) const A: &str = "10.0.0.1";
@@ -79,25 +82,31 @@ pub(crate) fn wiring_with_macs(known: [bool; 3]) -> Wiring {
 }
 
 /// Everything is open but what comes to b: only `ports`, TCP and UDP, from anybody.
-pub(crate) fn b_accepts(ports: &[u16], previous: Option<&PolicyTable>) -> PolicyTable {
-    let mut builder = TableBuilder::new();
-    let policy = builder.policy(Name::new("x", "b-accepts"), "b.yaml:1");
-    let id = builder.rule(policy, Direction::Ingress, 0, "b.yaml:8");
-    let range = |protocol| ports.iter().map(move |port| PortRange { protocol, first: *port, last: *port });
-    let ranges = range(Protocol::TCP).chain(range(Protocol::UDP)).collect();
-    let pieces = Arc::new([Piece { peers: Peers::Any, ports: Ports::OneOf(ranges) }]);
-    let isolated = Row::Isolated { policies: vec![policy], rules: vec![RowRule { id, pieces }] };
-    let node: Arc<[Address]> = Arc::new([address(NODE), address(NODE_PUBLIC)]);
-    let open = Arc::new(Row::Open);
-    for (name, v4, v6, ingress) in [
-        ("a", A, A6, Arc::clone(&open)),
-        ("b", B, B6, Arc::new(isolated)),
-        ("c", C, "fd00::3", Arc::clone(&open)),
-    ] {
-        let addresses = vec![address(v4), address(v6)];
-        builder.pod(Name::new("x", name), "", addresses, Arc::clone(&node), Arc::clone(&open), ingress);
+pub(crate) fn b_accepts(ports: &[u16]) -> Cluster {
+    let accepted =
+        ports.iter().fold(rule(), |rule, port| rule.on(&format!("TCP/{port}")).on(&format!("UDP/{port}")));
+    cluster()
+        .node("node", &format!("{NODE} {NODE_PUBLIC}"))
+        .pod("x/a", &format!("{A} {A6}"), "")
+        .pod("x/b", &format!("{B} {B6}"), "app=b")
+        .pod("x/c", &format!("{C} fd00::3"), "")
+        .policy(policy("x/b-accepts").subjects("app=b").ingress([accepted]))
+        .build()
+}
+
+/// The tables of these clusters, each the successor of the one before.
+pub(crate) fn tables<const N: usize>(clusters: [Cluster; N]) -> [PolicyTable; N] {
+    let mut tables = Vec::new();
+    for cluster in &clusters {
+        tables.push(compile(cluster, &Scope::AllPods, tables.last()));
     }
-    builder.build(previous)
+    tables.try_into().expect("a table for each cluster")
+}
+
+/// The table of one cluster.
+pub(crate) fn table(cluster: Cluster) -> PolicyTable {
+    let [table] = tables([cluster]);
+    table
 }
 
 /// The node, driven by one worker.
@@ -134,9 +143,13 @@ impl Bed {
 
     /// A node where b accepts TCP and UDP on port 80, and all else is open.
     pub(crate) fn new() -> Self {
+        Self::with(table(b_accepts(&[80])))
+    }
+
+    pub(crate) fn with(table: PolicyTable) -> Self {
         let mut bed = Self::bare();
         bed.wirings.publish(wiring());
-        bed.tables.publish(b_accepts(&[80], None));
+        bed.tables.publish(table);
         bed
     }
 
