@@ -25,8 +25,25 @@ impl Address {
     /// The address with these sixteen octets. IPv4-mapped octets give the IPv4 address.
     #[must_use]
     pub const fn v6(octets: [u8; 16]) -> Self {
-        let bits = u128::from_be_bytes(octets);
+        Self::from_bits(u128::from_be_bytes(octets))
+    }
+
+    /// The address whose [`bits`](Self::bits) these are.
+    #[must_use]
+    pub const fn from_bits(bits: u128) -> Self {
         Self { high: (bits >> 64) as u64, low: bits as u64 }
+    }
+
+    /// The sixteen octets as a number, IPv4 in its mapped form. Addresses sort like it.
+    #[must_use]
+    pub const fn bits(self) -> u128 {
+        ((self.high as u128) << 64) | self.low as u128
+    }
+
+    /// The four octets of an IPv4 address as a number.
+    #[must_use]
+    pub const fn v4_bits(self) -> Option<u32> {
+        if self.is_v4() { Some(self.low as u32) } else { None }
     }
 
     /// Whether this is an IPv4 address.
@@ -74,7 +91,7 @@ impl Address {
     /// The sixteen octets, IPv4 in its mapped form.
     #[must_use]
     pub const fn octets(self) -> [u8; 16] {
-        (((self.high as u128) << 64) | self.low as u128).to_be_bytes()
+        self.bits().to_be_bytes()
     }
 
     /// The same address as the standard library knows it.
@@ -83,7 +100,7 @@ impl Address {
         if self.is_v4() {
             IpAddr::V4(Ipv4Addr::from_bits(self.low as u32))
         } else {
-            IpAddr::V6(Ipv6Addr::from_bits(((self.high as u128) << 64) | self.low as u128))
+            IpAddr::V6(Ipv6Addr::from_bits(self.bits()))
         }
     }
 }
@@ -174,6 +191,7 @@ mod tests {
         fn v4_round_trips(bits: u32) {
             let ip = IpAddr::V4(Ipv4Addr::from_bits(bits));
             prop_assert_eq!(Address::from(ip).ip(), ip);
+            prop_assert_eq!(Address::from(ip).v4_bits(), Some(bits));
         }
 
         #[test]
@@ -182,6 +200,8 @@ mod tests {
             prop_assume!(ip.to_ipv4_mapped().is_none());
             prop_assert_eq!(Address::from(ip).ip(), IpAddr::V6(ip));
             prop_assert_eq!(Address::from(ip).octets(), ip.octets());
+            prop_assert_eq!((Address::from(ip).bits(), Address::from(ip).v4_bits()), (bits, None));
+            prop_assert_eq!(Address::from_bits(bits), Address::from(ip));
         }
     }
 }

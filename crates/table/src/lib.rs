@@ -1,30 +1,51 @@
 //! The compiled immutable answer, its lookup and its publication.
 //!
 //! ```text
-//! compiler ──> TableBuilder ──build──> PolicyTable ──> Publisher ══swap══> Reader ──> one per worker
-//!                                          │
-//!              FlowKey ── classify ────────┤  Allow | Deny, a burst at a time, nothing allocated
-//!              FlowKey ── why ─────────────┤  which rule, or which policies isolate: the cold path
-//!              Address ── epoch_of ────────┘  until when a cached verdict holds
+//! compiler ──> Draft ──freeze──> PolicyTable ──> Publisher ══swap══> Reader ──> one per worker
+//!              one page at        │
+//!              a time    FlowKey ─┼─ classify   Allow | Deny, a burst at a time, nothing allocated
+//!                        FlowKey ─┼─ why        which rule, or which policies isolate: the cold path
+//!                        Address ─┴─ epoch_of   until when a cached verdict holds
 //! ```
 //!
-//! A table has a [`Row`] for each direction of each local pod; pods with the same policies share rows. A row
-//! is resolved: selectors have become addresses, and named ports numbers. An address without a row is
-//! everybody else: nothing is asked on its side, and rules of local pods still match it as a peer.
+//! Addresses that every policy treats alike are of one class. A judged pod has a row for each direction; a row has
+//! a cell for each class, and a cell is a set of ports. Lowered to that, nothing is left of rules, selectors and
+//! tiers: a verdict is one bit, whoever put it there.
 //!
-//! A table never changes. A new one is built beside it, takes over the epochs of the pods about which it says
-//! the same, and is published whole.
+//! A table never changes. The next one is written beside it, page by page, and shares all pages that it leaves
+//! alone; it takes over the epochs of the pods about which it says the same, and is published whole.
 //!
-//! Deliberately absent: what a selector or a policy means (`policy`), and how one becomes a row (`compiler`).
+//! An address that belongs to no judged pod is everybody else: nothing is asked on its side, and rows of judged
+//! pods still know its class.
+//!
+//! Deliberately absent: what a selector or a policy means (`policy`), and how one becomes cells (`compiler`).
 
-mod names;
-mod row;
-mod build;
+// What a table is made of.
+mod paged;
+mod entry;
+mod v4;
+mod v6;
+mod rules;
+mod interned;
+mod sets;
+mod rows;
+mod layout;
+// How one is written.
+mod draft;
+mod epochs;
+// What it answers.
 mod lookup;
+mod why;
+mod canonical;
+// How workers get it.
 mod publish;
 
-pub use build::TableBuilder;
-pub use lookup::{Explanation, LocalPod, PolicyTable, Side, Sizes};
-pub use names::{Name, PolicyId, PolicyInfo, RuleId, RuleInfo};
+pub use draft::{ClassId, Draft, NodeId, PodId, RowId};
+pub use layout::{LocalPod, PolicyTable, Sizes};
 pub use publish::{Publisher, Reader};
-pub use row::{Block, Peers, Piece, PortRange, Ports, Row, RowRule};
+pub use rules::{
+    Name, NamedPort, PeerId, PolicyId, PolicyInfo, PortRange, RuleId, RuleInfo, RulePeers, RulePorts,
+    Signature,
+};
+pub use sets::SetId;
+pub use why::{Explanation, Side};

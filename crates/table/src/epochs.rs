@@ -1,0 +1,86 @@
+//! Which pods keep their epoch: those about which two tables say the same.
+
+use std::collections::{HashMap, HashSet};
+
+use flow::Epoch;
+
+use crate::draft::Written;
+use crate::interned::Marks;
+use crate::layout::PolicyTable;
+use crate::rows::CELLS;
+
+/// What changed between two tables of one draft.
+pub(crate) struct Changes {
+    last: PolicyTable,
+    /// From which class to which some address went.
+    moves: Vec<(u32, u32)>,
+    rows: Marks,
+    pods: Marks,
+    /// What was found of pairs of rows, of the last table and the new one.
+    differ: HashMap<(u32, u32), bool>,
+}
+
+impl Changes {
+    pub(crate) fn between(last: &PolicyTable, new: &PolicyTable, written: &Written) -> Self {
+        let class = |table: &PolicyTable, address| table.locate(address).class();
+        let hosts = written.hosts.iter().map(|&address| (class(last, address), class(new, address)));
+        let moves: HashSet<_> =
+            written.moves.iter().copied().chain(hosts).filter(|(old, new)| old != new).collect();
+        let (rows, pods) = (written.rows.clone(), written.pods.clone());
+        Self { last: last.clone(), moves: moves.into_iter().collect(), rows, pods, differ: HashMap::new() }
+    }
+
+    /// Whether `new` says something else than the last table about the pod in this slot.
+    pub(crate) fn concern(&mut self, new: &PolicyTable, pod: u32) -> bool {
+        if self.pods.has(pod) || self.last.pods.at_checked(pod).is_none_or(Option::is_none) {
+            return true;
+        }
+        let (old_subject, subject) = (*self.last.subjects.at(pod), *new.subjects.at(pod));
+        self.differ(new, old_subject.egress, subject.egress)
+            || self.differ(new, old_subject.ingress, subject.ingress)
+    }
+
+    fn differ(&mut self, new: &PolicyTable, old_row: u32, row: u32) -> bool {
+        if let Some(&known) = self.differ.get(&(old_row, row)) {
+            return known;
+        }
+        let written = old_row != row || self.rows.has(row);
+        let found = (written && self.cells_differ(new, old_row, row)) || self.moves_matter(new, old_row, row);
+        self.differ.insert((old_row, row), found);
+        found
+    }
+
+    /// Whether the rows say different things about a class that both tables have.
+    fn cells_differ(&self, new: &PolicyTable, old_row: u32, row: u32) -> bool {
+        let both = |class| {
+            let has = |table: &PolicyTable| table.classes.at_checked(class).is_some_and(Option::is_some);
+            has(&self.last) && has(new)
+        };
+        let pages = self.last.rows.pages_of(old_row).zip(new.rows.pages_of(row)).zip(0..);
+        pages.filter(|((old, new), _)| old != new).any(|((old_page, page), at)| {
+            let classes = at * CELLS as u32..(at + 1) * CELLS as u32;
+            classes.into_iter().any(|class| {
+                self.last.rows.cell(old_page, class) != new.rows.cell(page, class) && both(class)
+            })
+        })
+    }
+
+    /// Whether an address went to a class of which `row` says something else than `old_row` said of the old one.
+    fn moves_matter(&self, new: &PolicyTable, old_row: u32, row: u32) -> bool {
+        self.moves.iter().any(|&(old_class, class)| {
+            // A class between two freezes: nothing can be said.
+            let unknown = self.last.classes.at_checked(old_class).is_none_or(Option::is_none);
+            unknown || self.last.rows.set(old_row, old_class) != new.rows.set(row, class)
+        })
+    }
+}
+
+/// The epoch after the newest of `table` that none of its pods has: after a wrap-around, a pod may have kept one
+/// of the first ones all the time.
+pub(crate) fn fresh(table: &PolicyTable) -> Epoch {
+    let mut epoch = table.newest.next();
+    while table.subjects.iter().any(|subject| subject.epoch == epoch.number()) {
+        epoch = epoch.next();
+    }
+    epoch
+}
