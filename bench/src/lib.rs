@@ -2,6 +2,17 @@
 //!
 //! Names of benchmarks read `action/class/metric`. `make bench` runs them all.
 
+pub mod random;
+pub mod cluster;
+pub mod adversarial;
+pub mod exact;
+pub mod expansion;
+pub mod traffic;
+pub mod rte_acl;
+pub mod measure;
+pub mod record;
+pub mod machine;
+
 use std::sync::Arc;
 
 use compiler::{Scope, compile};

@@ -130,6 +130,7 @@ const MEMBERS: &[Member] = &[
             "portcullis-engine",
             "portcullis-flow",
             "portcullis-packet",
+            "portcullis-policy",
             "portcullis-table",
             "portcullis-testkit",
         ],
