@@ -1,9 +1,9 @@
 //! Which pods keep their epoch from one table to the next.
 
-use compiler::{Scope, compile};
+use compiler::{Budget, Compiler, Scope, compile};
 use flow::FlowKey;
 use policy::model::{Cluster, ObjectName, Phase};
-use table::PolicyTable;
+use table::{LocalPod, PolicyTable};
 use testkit::cluster::{ClusterBuilder, address, cluster, connection, pods, policy, rule};
 
 /// Two web pods and a client, all on one node.
@@ -30,49 +30,64 @@ fn guarded() -> ClusterBuilder {
         )
 }
 
-fn first(cluster: &Cluster) -> PolicyTable {
-    compile(cluster, &Scope::AllPods, None)
+/// The tables of a cluster that changes.
+struct Tables(Compiler);
+
+/// The first one.
+fn first(cluster: &Cluster) -> (Tables, PolicyTable) {
+    let mut tables = Tables(Compiler::new(Scope::AllPods, Budget::default()));
+    let table = tables.next(cluster);
+    (tables, table)
 }
 
-fn next(cluster: &Cluster, previous: &PolicyTable) -> PolicyTable {
-    compile(cluster, &Scope::AllPods, Some(previous))
+/// The pods that `changed` finds when one cluster follows the other.
+fn changes(before: &Cluster, after: &Cluster) -> Vec<String> {
+    let (mut tables, old) = first(before);
+    changed(&old, &tables.next(after))
+}
+
+impl Tables {
+    fn next(&mut self, cluster: &Cluster) -> PolicyTable {
+        self.0.update(cluster).expect("within the budget")
+    }
 }
 
 /// The pods of `new` that have another epoch than in `old`, or that were not there.
 fn changed(old: &PolicyTable, new: &PolicyTable) -> Vec<String> {
-    let same = |pod: &table::LocalPod| {
-        old.local_pods().any(|other| other.name() == pod.name() && other.epoch() == pod.epoch())
+    let epoch = |table: &PolicyTable, pod: &LocalPod| table.epoch_of(pod.addresses()[0]);
+    let same = |pod: &LocalPod| {
+        old.local_pods().any(|other| other.name() == pod.name() && epoch(old, other) == epoch(new, pod))
     };
     new.local_pods().filter(|pod| !same(pod)).map(|pod| pod.name().to_string()).collect()
 }
 
 #[test]
 fn an_unchanged_cluster_keeps_every_epoch() {
-    let old = first(&guarded().build());
-    let new = next(&guarded().build(), &old);
+    let (mut tables, old) = first(&guarded().build());
+    let new = tables.next(&guarded().build());
     assert_eq!(changed(&old, &new), [""; 0]);
     assert_eq!((old.generation(), new.generation()), (1, 2));
 }
 
 #[test]
 fn a_new_policy_changes_those_it_isolates() {
-    let old = first(&shop().build());
-    let new = next(&shop().policy(policy("shop/web").subjects("app=web").ingress([])).build(), &old);
+    let (mut tables, old) = first(&shop().build());
+    let new = tables.next(&shop().policy(policy("shop/web").subjects("app=web").ingress([])).build());
     assert_eq!(changed(&old, &new), ["shop/web-1", "shop/web-2"]);
     // Isolated in the other direction too: the row for ingress alone would not tell.
     let newer = shop().policy(policy("shop/web").subjects("app=web").ingress([]).egress([])).build();
-    assert_eq!(changed(&new, &next(&newer, &new)), ["shop/web-1", "shop/web-2"]);
+    assert_eq!(changed(&new, &tables.next(&newer)), ["shop/web-1", "shop/web-2"]);
 }
 
 #[test]
 fn another_name_for_the_same_rules_changes_nobody() {
-    let old =
+    let (mut tables, old) =
         first(&shop().policy(policy("shop/web").subjects("app=web").ingress([rule().on("TCP/80")])).build());
     let renamed = shop()
         .policy(policy("shop/a-first-one").subjects("app=nobody").ingress([rule()]))
         .policy(policy("shop/www").subjects("app=web").ingress([rule().on("TCP/80")]))
         .build();
-    let new = next(&renamed, &old);
+    let new = tables.next(&renamed);
     assert_eq!(changed(&old, &new), [""; 0]);
     // The names are the new ones all the same.
     let opened = connection("10.0.1.1 -> 10.0.1.2 TCP/80");
@@ -83,37 +98,36 @@ fn another_name_for_the_same_rules_changes_nobody() {
 
 #[test]
 fn a_peer_changes_those_whose_rules_reach_it() {
-    let old = first(&guarded().build());
+    let before = guarded().build();
     // Its label makes the pod a peer of the web pods, and a subject of the client's policy.
     let one_more = guarded().pod("shop/second", "10.0.1.4", "app=client").build();
-    assert_eq!(changed(&old, &next(&one_more, &old)), ["shop/second", "shop/web-1", "shop/web-2"]);
+    assert_eq!(changes(&before, &one_more), ["shop/second", "shop/web-1", "shop/web-2"]);
     // A bystander is nobody's peer.
     let bystander = guarded().pod("shop/other", "10.0.1.4", "app=other").build();
-    assert_eq!(changed(&old, &next(&bystander, &old)), ["shop/other"]);
+    assert_eq!(changes(&before, &bystander), ["shop/other"]);
 }
 
 #[test]
 fn another_number_for_a_port_name_changes_both_sides() {
-    let old = first(&guarded().build());
     let mut moved = guarded().build();
     moved.pods[2].ports[0].number = 9090;
-    assert_eq!(changed(&old, &next(&moved, &old)), ["shop/client", "shop/web-2"]);
+    assert_eq!(changes(&guarded().build(), &moved), ["shop/client", "shop/web-2"]);
 }
 
 #[test]
 fn another_address_of_the_node_changes_its_pods() {
-    let old = first(&shop().pod("shop/far", "10.0.2.1", "").on("far").build());
+    let before = shop().pod("shop/far", "10.0.2.1", "").on("far").build();
     let moved = shop().node("node", "192.168.0.9").pod("shop/far", "10.0.2.1", "").on("far").build();
-    assert_eq!(changed(&old, &next(&moved, &old)), ["shop/client", "shop/web-1", "shop/web-2"]);
+    assert_eq!(changes(&before, &moved), ["shop/client", "shop/web-1", "shop/web-2"]);
 }
 
 #[test]
 fn another_pod_under_the_same_name_or_address_gets_a_new_epoch() {
-    let old = first(&shop().pod("shop/job", "10.0.1.9", "").uid("1").build());
+    let before = shop().pod("shop/job", "10.0.1.9", "").uid("1").build();
     let recreated = shop().pod("shop/job", "10.0.1.9", "").uid("2").build();
-    assert_eq!(changed(&old, &next(&recreated, &old)), ["shop/job"]);
+    assert_eq!(changes(&before, &recreated), ["shop/job"]);
     let moved = shop().pod("shop/job", "10.0.1.8", "").uid("1").build();
-    assert_eq!(changed(&old, &next(&moved, &old)), ["shop/job"]);
+    assert_eq!(changes(&before, &moved), ["shop/job"]);
     // The old pod has ended, and its address went to a new one.
     let taken = shop()
         .pod("shop/job", "10.0.1.9", "")
@@ -121,22 +135,22 @@ fn another_pod_under_the_same_name_or_address_gets_a_new_epoch() {
         .phase(Phase::Ended)
         .pod("shop/heir", "10.0.1.9", "")
         .build();
-    assert_eq!(changed(&old, &next(&taken, &old)), ["shop/heir"]);
+    assert_eq!(changes(&before, &taken), ["shop/heir"]);
 }
 
 #[test]
 fn a_pod_that_returns_gets_an_epoch_that_it_never_had() {
     let job = address("10.0.1.9");
     let with_job = shop().pod("shop/job", "10.0.1.9", "").build();
-    let first = first(&with_job);
-    let gone = next(&shop().build(), &first);
+    let (mut tables, first) = first(&with_job);
+    let gone = tables.next(&shop().build());
     assert_eq!(gone.epoch_of(job), None);
     assert_eq!(changed(&first, &gone), [""; 0]);
-    let back = next(&with_job, &gone);
+    let back = tables.next(&with_job);
     assert_eq!(changed(&gone, &back), ["shop/job"]);
     assert_ne!(back.epoch_of(job), first.epoch_of(job));
-    let gone = next(&shop().build(), &back);
-    let again = next(&with_job, &gone);
+    tables.next(&shop().build());
+    let again = tables.next(&with_job);
     assert_ne!(again.epoch_of(job), back.epoch_of(job));
     assert_ne!(again.epoch_of(job), first.epoch_of(job));
 }
@@ -150,7 +164,7 @@ fn a_table_knows_the_pods_that_it_judges_only() {
         .policy(policy("shop/closed").ingress([]))
         .build();
     let scope = Scope::Pods([ObjectName::new("shop", "far"), ObjectName::new("shop", "nobody")].into());
-    let table = compile(&cluster, &scope, None);
+    let table = compile(&cluster, &scope).unwrap();
     let names: Vec<_> = table.local_pods().map(|pod| pod.name().to_string()).collect();
     assert_eq!(names, ["shop/far"]);
     assert_eq!(table.epoch_of(address("10.0.1.1")), None);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use compiler::{Scope, compile};
+use compiler::{Budget, Compiler, Scope, compile};
 use flow::{Direction, Epoch, FlowKey, Verdict};
 use policy::model::{Cluster, ObjectName};
 use policy::{Connection, Decision, evaluate};
@@ -27,13 +27,12 @@ fn explained(table: &PolicyTable, connection: &Connection) -> Decision {
         table::Side::Open => policy::Side::Open,
         table::Side::Exempt => policy::Side::Exempt,
         table::Side::AllowedBy(id) => {
-            let rule = table.rule(id);
-            assert_eq!(rule.direction, direction);
-            policy::Side::AllowedBy { policy: name(table, rule.policy), rule: rule.index }
+            assert_eq!(id.direction(), direction);
+            policy::Side::AllowedBy { policy: name(table, id.policy()), rule: id.index() }
         }
-        table::Side::Isolated(policies) => policy::Side::Isolated {
-            policies: policies.into_iter().map(|policy| name(table, policy)).collect(),
-        },
+        table::Side::Isolated(policies) => {
+            policy::Side::Isolated { policies: policies.iter().map(|&policy| name(table, policy)).collect() }
+        }
     };
     let why = table.why(&key(connection));
     Decision { egress: side(why.egress, Direction::Egress), ingress: side(why.ingress, Direction::Ingress) }
@@ -77,8 +76,17 @@ fn agree(
     Ok(())
 }
 
+fn of_all_pods() -> Compiler {
+    Compiler::new(Scope::AllPods, Budget::default())
+}
+
+fn all_pods(cluster: &Cluster) -> PolicyTable {
+    compile(cluster, &Scope::AllPods).expect("within the budget")
+}
+
 fn epochs(table: &PolicyTable) -> BTreeMap<String, Epoch> {
-    table.local_pods().map(|pod| (pod.name().to_string(), pod.epoch())).collect()
+    let epoch = |pod: &table::LocalPod| table.epoch_of(pod.addresses()[0]).expect("it is judged");
+    table.local_pods().map(|pod| (pod.name().to_string(), epoch(pod))).collect()
 }
 
 proptest! {
@@ -86,7 +94,7 @@ proptest! {
 
     #[test]
     fn the_table_says_what_the_oracle_says((cluster, connections) in clusters_with_connections(50)) {
-        let table = compile(&cluster, &Scope::AllPods, None);
+        let table = all_pods(&cluster);
         agree(&table, &connections, |connection| evaluate(&cluster, connection))?;
     }
 }
@@ -107,7 +115,7 @@ proptest! {
             .filter(|(_, taken)| *taken)
             .map(|(pod, _)| pod.name.clone())
             .collect();
-        let table = compile(&cluster, &Scope::Pods(judged.clone()), None);
+        let table = compile(&cluster, &Scope::Pods(judged.clone())).unwrap();
         agree(&table, &connections, |connection| judging(&cluster, &judged, connection))?;
         let owners = cluster.owners();
         for address in places(&cluster) {
@@ -122,7 +130,8 @@ proptest! {
         turns in any::<[Index; 4]>(),
         backwards: bool,
     ) {
-        let table = compile(&cluster, &Scope::AllPods, None);
+        let mut compiler = of_all_pods();
+        let table = compiler.update(&cluster).unwrap();
         let mut turned = cluster.clone();
         fn turn<T>(items: &mut [T], by: Index, backwards: bool) {
             items.rotate_left(by.index(items.len() + 1));
@@ -134,7 +143,7 @@ proptest! {
         turn(&mut turned.pods, turns[1], backwards);
         turn(&mut turned.nodes, turns[2], backwards);
         turn(&mut turned.policies, turns[3], backwards);
-        let again = compile(&turned, &Scope::AllPods, Some(&table));
+        let again = compiler.update(&turned).unwrap();
         agree(&again, &connections, |connection| evaluate(&cluster, connection))?;
         prop_assert_eq!(epochs(&again), epochs(&table));
         prop_assert_eq!(again.generation(), table.generation() + 1);
@@ -170,8 +179,9 @@ proptest! {
             4 => after.namespaces = donor.namespaces,
             _ => after.nodes = donor.nodes,
         }
-        let old = compile(&before, &Scope::AllPods, None);
-        let new = compile(&after, &Scope::AllPods, Some(&old));
+        let mut compiler = of_all_pods();
+        let old = compiler.update(&before).unwrap();
+        let new = compiler.update(&after).unwrap();
         let allows = |side: &policy::Side| !matches!(side, policy::Side::Isolated { .. });
         for connection in &connections {
             let (was, is) = (evaluate(&before, connection), evaluate(&after, connection));
@@ -202,8 +212,9 @@ proptest! {
         let changed = at.index(before.policies.len());
         let policy = &mut after.policies[changed];
         (policy.subjects, policy.ingress, policy.egress) = (subjects, ingress, egress);
-        let old = compile(&before, &Scope::AllPods, None);
-        let new = compile(&after, &Scope::AllPods, Some(&old));
+        let mut compiler = of_all_pods();
+        let old = compiler.update(&before).unwrap();
+        let new = compiler.update(&after).unwrap();
         let owners = before.owners();
         for pod in owners.values().map(|&pod| &before.pods[pod]) {
             let selected = pod.name.namespace == before.policies[changed].name.namespace

@@ -59,7 +59,7 @@ const MEMBERS: &[Member] = &[
         name: "portcullis-compiler",
         kind: Kind::Pure,
         ours: &["portcullis-flow", "portcullis-policy", "portcullis-table"],
-        theirs: Some(&["ipnet"]),
+        theirs: Some(&["hashbrown", "ipnet", "thiserror"]),
     },
     Member {
         name: "portcullis-engine",

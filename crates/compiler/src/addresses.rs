@@ -1,0 +1,131 @@
+//! Which address is in which class, and what the table has to know of it.
+
+use flow::Address;
+use table::NodeId;
+
+use crate::classes::{ClassAt, ClassKey};
+use crate::hosts::Host;
+use crate::peers::NOBODY;
+use crate::ports::NO_NAMES;
+use crate::ranges::{self, Range};
+use crate::state::{Spent, State};
+
+/// After how many addresses the budget is looked at.
+const BATCH: usize = 64;
+
+impl State {
+    /// Finds the classes of the addresses that may have another one.
+    pub(crate) fn derive_classes(&mut self) -> Result<(), Spent> {
+        self.mark_hosts_of_ranges();
+        let mut hosts = std::mem::take(&mut self.dirty.hosts);
+        hosts.sort_unstable_by(|a, b| b.cmp(a));
+        hosts.dedup();
+        let placed = hosts.chunks(BATCH).try_for_each(|batch| {
+            batch.iter().for_each(|&address| self.place(address));
+            self.check()
+        });
+        // They are written later.
+        self.dirty.hosts = hosts;
+        placed?;
+        self.dirty.classes.order();
+        let Self { dirty, classes, peers, ports, words, draft, .. } = self;
+        for class in dirty.classes.iter() {
+            if classes.all.is_alive(class) && classes.all.value(class).id.is_none() {
+                classes.show(class, peers, ports, words, draft);
+            }
+        }
+        self.check()
+    }
+
+    /// What blocks cover is part of the class of a host.
+    fn mark_hosts_of_ranges(&mut self) {
+        let Self { dirty, hosts, .. } = self;
+        dirty.ranges = ranges::united(std::mem::take(&mut dirty.ranges));
+        for range in &dirty.ranges {
+            let [first, last] = [range.first, range.last].map(ranges::address);
+            dirty.hosts.extend(hosts.all.range(first..=last).map(|(&address, _)| address));
+        }
+    }
+
+    /// Puts a host into its class.
+    fn place(&mut self, address: Address) {
+        let Some(owner) = self.hosts.all.get(&address).map(|host| host.owner) else { return };
+        let painted = self.cover.at(ranges::number(address));
+        let cover = self.classes.all.key(painted).cover;
+        let record = owner.and_then(|owner| self.population.record(owner));
+        let (matches, ports) = record.map_or((NOBODY, NO_NAMES), |record| {
+            (self.population.identities.value(record.identity).matches.unwrap_or(NOBODY), record.ports)
+        });
+        let ports = self.ports.asked_for(&mut self.words, ports);
+        let key = ClassKey { matches, cover, ports };
+        let (class, is_new) = self.classes.class(key, &mut self.peers, &mut self.ports);
+        self.ports.named.release(ports);
+        if is_new {
+            self.dirty.classes.mark(class);
+        }
+        if let Some(host) = self.hosts.all.get_mut(&address)
+            && let Some(before) = host.class.replace(class)
+        {
+            self.classes.all.release(before);
+        }
+    }
+
+    /// Writes intervals and hosts, each once and as they are in the end.
+    pub(crate) fn write_addresses(&mut self) -> Result<(), Spent> {
+        while let Some(range) = self.dirty.ranges.pop() {
+            self.paint(range);
+            self.check()?;
+        }
+        let mut written = 0_usize;
+        while let Some(address) = self.dirty.hosts.pop() {
+            self.write_host(address);
+            written += 1;
+            if written.is_multiple_of(BATCH) {
+                self.check()?;
+            }
+        }
+        self.check()
+    }
+
+    fn paint(&mut self, range: Range) {
+        for part in ranges::by_family(range) {
+            for (interval, class) in self.cover.within(part) {
+                let [first, last] = [interval.first, interval.last].map(ranges::address);
+                self.draft.paint(first, last, self.classes.id(class));
+            }
+        }
+    }
+
+    fn write_host(&mut self, address: Address) {
+        let Some(host) = self.hosts.all.get(&address) else { return };
+        let painted = self.cover.at(ranges::number(address));
+        let class = host.class.unwrap_or(painted);
+        let subject = host.owner.and_then(|owner| self.population.pods.value(owner).subject.as_ref());
+        let pod = subject.map(|subject| subject.id);
+        let mut nodes: Vec<NodeId> =
+            self.hosts.nodes(address).iter().filter_map(|&node| self.nodes.get(node)).collect();
+        nodes.sort_unstable();
+        // Who is like everybody around needs no entry.
+        let stands_out = class != painted || pod.is_some() || !nodes.is_empty();
+        if stands_out {
+            self.draft.set_host(address, self.classes.id(class), pod, &nodes);
+        } else if host.written {
+            self.draft.remove_host(address, self.classes.id(painted));
+        }
+        if self.hosts.is_deserted(address, host) {
+            self.desert(address);
+        } else if let Some(host) = self.hosts.all.get_mut(&address) {
+            host.written = stands_out;
+        }
+    }
+
+    fn desert(&mut self, address: Address) {
+        if let Some(Host { class: Some(class), .. }) = self.hosts.all.remove(&address) {
+            self.release_class(class);
+        }
+    }
+
+    fn release_class(&mut self, class: ClassAt) {
+        self.classes.all.release(class);
+    }
+}
