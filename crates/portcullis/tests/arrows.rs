@@ -53,7 +53,7 @@ const MEMBERS: &[Member] = &[
         name: "portcullis-table",
         kind: Kind::Pure,
         ours: &["portcullis-flow"],
-        theirs: Some(&["arc-swap"]),
+        theirs: Some(&[]),
     },
     Member {
         name: "portcullis-compiler",
