@@ -18,6 +18,8 @@ use policy::model::{
 use policy::selector::{Operator, Requirement, Selector};
 use policy::{Connection, Side, evaluate};
 
+use table::PolicyTable;
+
 use crate::random::Random;
 
 /// The label by which a namespace is found by its name.
@@ -255,6 +257,15 @@ impl Shape {
 }
 
 impl Workload {
+    /// Its table.
+    ///
+    /// # Errors
+    ///
+    /// When the compiler refuses it.
+    pub fn table(&self) -> anyhow::Result<PolicyTable> {
+        crate::compiled(&self.cluster, &self.scope())
+    }
+
     /// Whose connections are judged: those of the local pods.
     #[must_use]
     pub fn scope(&self) -> Scope {

@@ -23,9 +23,19 @@ use engine::shared::{Owner, Shared};
 use engine::wiring::{Port, Role, Wiring};
 use engine::worker::Worker;
 use flow::{Address, MacAddr};
+use policy::model::Cluster;
 use table::{PolicyTable, Publisher};
 use testkit::cluster::{cluster, policy, rule};
 use testkit::frames::{FrameBuilder, frame};
+
+/// The table of a cluster, of which every benchmark is about something.
+///
+/// # Errors
+///
+/// When the compiler refuses it.
+pub fn compiled(cluster: &Cluster, scope: &Scope) -> anyhow::Result<PolicyTable> {
+    Ok(compile(cluster, scope)?)
+}
 
 /// Frames in a burst.
 pub const BURST: usize = 64;
@@ -101,5 +111,5 @@ fn table() -> PolicyTable {
         .pod("x/b", "10.0.0.2", "app=b")
         .policy(policy("x/b").subjects("app=b").ingress([rule().on("UDP/80")]))
         .build();
-    compile(&cluster, &Scope::AllPods, None)
+    compile(&cluster, &Scope::AllPods).expect("two pods are within any budget")
 }

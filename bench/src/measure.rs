@@ -15,21 +15,21 @@ use crate::machine;
 
 /// Keys of a call, as many as the worker passes at once.
 pub const BATCH: usize = 32;
-/// How long one repetition of a hot measurement takes at least.
-const REPETITION: Duration = Duration::from_millis(20);
+/// How long one repetition of a hot measurement takes at least, where nothing else is said.
+pub const REPETITION: Duration = Duration::from_millis(20);
 
 /// A buffer larger than the last-level cache.
 pub struct Sweep {
     words: Vec<u64>,
 }
 
-/// Nanoseconds that a key of a hot trace takes, `batch` keys a call: the mean of a repetition.
+/// Nanoseconds that a key of a hot trace takes, `batch` keys a call: the mean of a repetition of at least `lasting`.
 ///
 /// # Panics
 ///
 /// When there are no keys, or `batch` is zero.
 #[must_use]
-pub fn hot(table: &PolicyTable, keys: &[FlowKey], batch: usize) -> f64 {
+pub fn hot(table: &PolicyTable, keys: &[FlowKey], batch: usize, lasting: Duration) -> f64 {
     let mut verdicts = vec![Verdict::Deny; keys.len()];
     let mut rounds = 1;
     loop {
@@ -39,7 +39,7 @@ pub fn hot(table: &PolicyTable, keys: &[FlowKey], batch: usize) -> f64 {
             black_box(&mut verdicts);
         }
         let took = started.elapsed();
-        if took >= REPETITION {
+        if took >= lasting {
             return took.as_nanos() as f64 / (rounds * keys.len()) as f64;
         }
         rounds *= 2;

@@ -5,7 +5,9 @@
 //! draws the other end uniformly from all pods.
 
 use flow::{Address, Direction, FlowKey, Protocol};
-use policy::model::{IpBlock, Isolation, Namespaces, Peer, Peers, Pod, PortMatch, PortSet, Ports, Rule};
+use policy::model::{
+    IpBlock, Isolation, Namespaces, NetworkPolicy, Peer, Peers, Pod, PortMatch, PortSet, Ports, Rule,
+};
 use std::collections::HashMap;
 
 use crate::cluster::Workload;
@@ -42,7 +44,12 @@ impl<'a> Trace<'a> {
         for pod in &workload.cluster.pods {
             pods.entry(&pod.name.namespace).or_default().push(pod);
         }
-        let rules = local.iter().map(|pod| rules_of(workload, pod)).collect();
+        let mut policies: HashMap<&str, Vec<&NetworkPolicy>> = HashMap::new();
+        for policy in &workload.cluster.policies {
+            policies.entry(&policy.name.namespace).or_default().push(policy);
+        }
+        let of = |pod: &&Pod| policies.get(pod.name.namespace.as_str()).map_or(&[][..], |policies| policies);
+        let rules = local.iter().map(|pod| rules_of(of(pod), pod)).collect();
         Self { workload, local, pods, rules }
     }
 
@@ -142,11 +149,9 @@ impl<'a> Trace<'a> {
     }
 }
 
-/// The rules of the policies that isolate a pod.
-fn rules_of<'a>(workload: &'a Workload, pod: &Pod) -> Vec<(Direction, &'a Rule)> {
-    let policies = workload.cluster.policies.iter();
-    let selecting = policies
-        .filter(|policy| policy.name.namespace == pod.name.namespace && policy.subjects.matches(&pod.labels));
+/// The rules of the policies that isolate a pod, out of those of its namespace.
+fn rules_of<'a>(policies: &[&'a NetworkPolicy], pod: &Pod) -> Vec<(Direction, &'a Rule)> {
+    let selecting = policies.iter().filter(|policy| policy.subjects.matches(&pod.labels));
     selecting
         .flat_map(|policy| [(Direction::Ingress, &policy.ingress), (Direction::Egress, &policy.egress)])
         .flat_map(|(direction, isolation)| {
