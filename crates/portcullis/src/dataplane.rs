@@ -61,8 +61,8 @@ impl Dataplane {
     pub fn start(
         config: &Config,
         pins: &Path,
-        table: &Publisher<PolicyTable>,
-        wiring: &Publisher<Wiring>,
+        table: &mut Publisher<PolicyTable>,
+        wiring: &mut Publisher<Wiring>,
     ) -> Result<Self> {
         let mut steering = Steering::load()?;
         let interfaces: Vec<&InterfaceName> = config.interfaces().collect();

@@ -104,9 +104,9 @@ impl Agent {
         let interlock = Guarded::new(&config, &pods)?;
         let pins = bpf::mount_if_missing(&config.state_dir)?;
 
-        let table = Publisher::new();
-        let wiring = Publisher::new();
-        let dataplane = Dataplane::start(&config, &pins, &table, &wiring)?;
+        let mut table = Publisher::new();
+        let mut wiring = Publisher::new();
+        let dataplane = Dataplane::start(&config, &pins, &mut table, &mut wiring)?;
         let figures = Figures::new(dataplane.counters.clone(), Arc::clone(&dataplane.shared), table.reader());
         let rewire = Rewire::new(&config, view, wiring);
         let (control, policy) = start_control(&config, table)?;

@@ -31,6 +31,7 @@ enum Kind {
 
 const MEMBERS: &[Member] = &[
     Member { name: "portcullis-flow", kind: Kind::Pure, ours: &[], theirs: Some(&[]) },
+    Member { name: "portcullis-cpu", kind: Kind::Pure, ours: &[], theirs: Some(&[]) },
     Member {
         name: "portcullis-packet",
         kind: Kind::Pure,
@@ -52,8 +53,8 @@ const MEMBERS: &[Member] = &[
     Member {
         name: "portcullis-table",
         kind: Kind::Pure,
-        ours: &["portcullis-flow"],
-        theirs: Some(&[]),
+        ours: &["portcullis-cpu", "portcullis-flow"],
+        theirs: Some(&["arc-swap"]),
     },
     Member {
         name: "portcullis-compiler",

@@ -26,7 +26,7 @@ impl PolicyTable {
             pods.insert(id, pods.len());
             self.pods.at(id).hash(&mut hasher);
             let subject = self.subjects.at(id);
-            for row in [subject.egress, subject.ingress] {
+            for row in subject.rows {
                 rows.entry(row).or_insert_with(|| {
                     order.push(row);
                     order.len()

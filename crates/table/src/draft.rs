@@ -224,13 +224,12 @@ impl Draft {
         *self.table.pods.at_mut(id.0) = Some(Arc::new(pod));
         let node = node.map_or(0, |node| u32::from(node.0) + 1);
         let epoch = self.table.subjects.at_checked(id.0).map_or(0, |subject| subject.epoch);
-        *self.table.subjects.at_mut(id.0) = Subject { egress: egress.0, ingress: ingress.0, node, epoch };
+        *self.table.subjects.at_mut(id.0) = Subject { rows: [egress.0, ingress.0], node, epoch };
     }
 
     /// Gives a judged pod other rows.
     pub fn set_rows(&mut self, id: PodId, egress: RowId, ingress: RowId) {
-        let subject = self.table.subjects.at_mut(id.0);
-        (subject.egress, subject.ingress) = (egress.0, ingress.0);
+        self.table.subjects.at_mut(id.0).rows = [egress.0, ingress.0];
     }
 
     /// Removes a judged pod that owns no address any more.
@@ -481,7 +480,7 @@ mod tests {
         let id = PolicyId::new(0);
         let row = draft.add_row(Direction::Egress, Arc::from([id]), Arc::default());
         draft.fill_row(row, SetId::EVERY, &[]);
-        let ingress = RowId(draft.table.subjects.at(web.0).ingress);
+        let ingress = RowId(draft.table.subjects.at(web.0).rows[1]);
         draft.set_rows(web, row, ingress);
         assert_eq!(epoch(&draft.freeze()), Some(3));
         draft.set_cells(row, &[(client, SetId::NONE)]);

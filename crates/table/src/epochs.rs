@@ -35,9 +35,8 @@ impl Changes {
         if self.pods.has(pod) || self.last.pods.at_checked(pod).is_none_or(Option::is_none) {
             return true;
         }
-        let (old_subject, subject) = (*self.last.subjects.at(pod), *new.subjects.at(pod));
-        self.differ(new, old_subject.egress, subject.egress)
-            || self.differ(new, old_subject.ingress, subject.ingress)
+        let rows = self.last.subjects.at(pod).rows.into_iter().zip(new.subjects.at(pod).rows);
+        rows.into_iter().any(|(old_row, row)| self.differ(new, old_row, row))
     }
 
     fn differ(&mut self, new: &PolicyTable, old_row: u32, row: u32) -> bool {
@@ -60,7 +59,7 @@ impl Changes {
         pages.filter(|((old, new), _)| old != new).any(|((old_page, page), at)| {
             let classes = at * CELLS as u32..(at + 1) * CELLS as u32;
             classes.into_iter().any(|class| {
-                self.last.rows.cell(old_page, class) != new.rows.cell(page, class) && both(class)
+                *self.last.rows.cell(old_page, class) != *new.rows.cell(page, class) && both(class)
             })
         })
     }

@@ -27,7 +27,7 @@ pub struct PolicyTable {
     pub(crate) hosts: Hosts,
     pub(crate) v6: Intervals,
     // Step two: a judged pod has rows.
-    pub(crate) subjects: Paged<Subject, 256>,
+    pub(crate) subjects: Paged<Subject, 1024>,
     // Step three: a row and a class give a set of ports.
     pub(crate) rows: Rows,
     // Step four: a set and a port give the verdict.
@@ -44,8 +44,8 @@ pub struct PolicyTable {
 /// What judging a pod needs. Slot zero is nobody: its rows are open.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Subject {
-    pub(crate) egress: u32,
-    pub(crate) ingress: u32,
+    /// Egress and ingress.
+    pub(crate) rows: [u32; 2],
     /// The number of its node, or zero.
     pub(crate) node: u32,
     /// The number of its epoch; zero for nobody.

@@ -1,66 +1,77 @@
 //! One writer publishes versions of a value; readers see each whole, never wait, and never free one.
 //!
-//! A version lies in a slot behind a lock, and the slot counts its versions. A reader looks at the count, with one
-//! relaxed load, and comes to the slot only when it has changed. Should the publisher be at the slot just then, the
-//! reader stays with what it has until its next call. Versions come seldom, so nothing finer than a lock is needed.
+//! The only home of `arc-swap`: the current version lies in one, and beside it stands its number. A reader looks at
+//! the number, with one relaxed load, and takes the version only when the number has changed; then it says which
+//! number it has seen.
 //!
-//! A version that has left the slot can only be given on by those who hold it. So once the publisher alone does,
-//! nobody can reach it any more, and it is freed: on the publisher's thread, whoever was the last to read it.
+//! A version that has left the slot is freed on the publisher's thread, once nobody else holds it and every reader
+//! has seen a newer one. The second condition is for a reader that is held up inside `arc-swap`, which looks at a
+//! pointer first and protects it afterwards: in between, that memory must not become a version of another slot.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 #[cfg(not(test))]
-use std::sync::{RwLock, atomic::AtomicU64};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
+use arc_swap::ArcSwapOption;
 #[cfg(test)]
-use shuttle::sync::{RwLock, atomic::AtomicU64};
+use shuttle::sync::atomic::AtomicU64;
 
-/// The writing end. It keeps every version alive until no reader holds it, so the memory of a version is
-/// returned on the publisher's thread.
+/// The writing end. It keeps every version alive until it is out of every reader's reach, so the memory of a
+/// version is returned on the publisher's thread.
 #[derive(Debug)]
 pub struct Publisher<T> {
     slot: Arc<Slot<T>>,
-    /// From the oldest that is still held to the current one.
-    versions: Vec<Arc<T>>,
+    /// With their numbers, from the oldest that somebody may reach to the current one.
+    versions: Vec<(u64, Arc<T>)>,
+    /// The number that each reader has seen.
+    readers: Vec<Arc<AtomicU64>>,
 }
 
-/// A reading end, one for each worker. One that outlives its publisher frees itself what it holds.
+/// A reading end, one for each worker. It has to look now and then: all versions since it looked last stay in
+/// memory. One that outlives its publisher frees itself what it holds.
 #[derive(Debug)]
 pub struct Reader<T> {
     slot: Arc<Slot<T>>,
-    /// The number of `version`.
-    seen: u64,
     version: Option<Arc<T>>,
+    /// The number of `version`, or a smaller one.
+    number: u64,
+    /// The same, for the publisher.
+    seen: Arc<AtomicU64>,
 }
 
 /// Where the current version changes hands.
 #[derive(Debug)]
 struct Slot<T> {
-    /// How many versions there were. It changes under the lock only.
+    current: ArcSwapOption<T>,
+    /// The number of the current version; zero before the first.
     number: AtomicU64,
-    current: RwLock<Option<Arc<T>>>,
 }
 
 impl<T> Publisher<T> {
     /// Nothing is published yet.
     #[must_use]
     pub fn new() -> Self {
-        let slot = Slot { number: AtomicU64::new(0), current: RwLock::new(None) };
-        Self { slot: Arc::new(slot), versions: Vec::new() }
+        let slot = Slot { current: ArcSwapOption::empty(), number: AtomicU64::new(0) };
+        Self { slot: Arc::new(slot), versions: Vec::new(), readers: Vec::new() }
     }
 
     /// A new reading end.
     #[must_use]
-    pub fn reader(&self) -> Reader<T> {
-        Reader { slot: Arc::clone(&self.slot), seen: 0, version: None }
+    pub fn reader(&mut self) -> Reader<T> {
+        let number = self.number();
+        let seen = Arc::new(AtomicU64::new(number));
+        self.readers.push(Arc::clone(&seen));
+        Reader { slot: Arc::clone(&self.slot), version: self.current(), number, seen }
     }
 
-    /// Publishes a version in place of the current one, and frees what readers have left behind. From now on
+    /// Publishes a version in place of the current one, and frees what is out of reach. From now on
     /// [`Reader::get`] gives this one.
     pub fn publish(&mut self, version: T) -> Arc<T> {
-        let version = Arc::new(version);
-        self.versions.push(Arc::clone(&version));
-        self.slot.put(Arc::clone(&version));
+        let (number, version) = (self.number() + 1, Arc::new(version));
+        self.versions.push((number, Arc::clone(&version)));
+        self.slot.current.store(Some(Arc::clone(&version)));
+        self.slot.number.store(number, Ordering::Release);
         self.collect();
         version
     }
@@ -68,16 +79,25 @@ impl<T> Publisher<T> {
     /// The version that readers see.
     #[must_use]
     pub fn current(&self) -> Option<Arc<T>> {
-        self.versions.last().cloned()
+        self.versions.last().map(|(_, version)| Arc::clone(version))
     }
 
-    /// Frees the old versions that nobody else holds. How many are left.
+    /// Frees the old versions that are out of everybody's reach. How many are left.
     pub fn collect(&mut self) -> usize {
-        if let Some(current) = self.versions.pop() {
-            self.versions.retain(|old| Arc::strong_count(old) > 1);
-            self.versions.push(current);
-        }
+        // A reader that is gone has left its number behind.
+        self.readers.retain(|seen| Arc::strong_count(seen) > 1);
+        let seen = self.readers.iter().map(|seen| seen.load(Ordering::Acquire));
+        let seen_by_all = seen.min().unwrap_or(self.number());
+        let current = self.number();
+        self.versions.retain(|(number, version)| {
+            *number == current || *number >= seen_by_all || Arc::strong_count(version) > 1
+        });
         self.versions.len().saturating_sub(1)
+    }
+
+    /// The number of the current version.
+    fn number(&self) -> u64 {
+        self.versions.last().map_or(0, |(number, _)| *number)
     }
 }
 
@@ -88,11 +108,14 @@ impl<T> Default for Publisher<T> {
 }
 
 impl<T> Reader<T> {
-    /// The current version; `None` before the first. One relaxed load if it is the one of the last call, nothing
-    /// allocated, nothing waited for.
+    /// The current version; `None` before the first. One relaxed load if it is the one of the last call, and
+    /// nothing is waited for.
+    ///
+    /// Allocates nothing, but for the very first call of a thread that finds a change: `arc-swap` then sets up that
+    /// thread's slot.
     #[inline]
     pub fn get(&mut self) -> Option<&T> {
-        if self.slot.number.load(Ordering::Relaxed) != self.seen {
+        if self.slot.number.load(Ordering::Relaxed) != self.number {
             self.catch_up();
         }
         self.version.as_deref()
@@ -100,19 +123,11 @@ impl<T> Reader<T> {
 
     #[cold]
     fn catch_up(&mut self) {
-        // Held by the publisher for as long as it takes to change a pointer. It has the old version still, so
-        // what is given back here is never the last of it.
-        let Ok(current) = self.slot.current.try_read() else { return };
-        self.seen = self.slot.number.load(Ordering::Relaxed);
-        self.version.clone_from(&current);
-    }
-}
-
-impl<T> Slot<T> {
-    fn put(&self, version: Arc<T>) {
-        let mut current = self.current.write().expect("nobody panics at the slot");
-        self.number.store(self.number.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        *current = Some(version);
+        // With the number comes the version of that number, or a newer one. What is given back is not the last of
+        // it: the publisher keeps it until it hears, below, that it was given back.
+        self.number = self.slot.number.load(Ordering::Acquire);
+        self.version = self.slot.current.load_full();
+        self.seen.store(self.number, Ordering::Release);
     }
 }
 
@@ -274,8 +289,8 @@ mod tests {
             assert_eq!(read(&mut reader), 1);
             drop(publisher.publish(press.version(2)));
             let third = publisher.publish(press.version(3));
-            // The second was never read, the first still is.
-            assert_eq!((publisher.collect(), press.alive()), (1, 2));
+            // The first is still read, and the reader may be about to take the second.
+            assert_eq!((publisher.collect(), press.alive()), (2, 3));
             assert_eq!(read(&mut reader), 3);
             assert_eq!((publisher.collect(), press.alive()), (0, 1));
             drop(publisher.publish(press.version(4)));

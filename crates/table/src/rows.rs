@@ -16,8 +16,8 @@ pub(crate) const CELLS: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct Rows {
     /// The page of each 64 classes, `stride` of them for each row.
-    directory: Paged<u32, 1024>,
-    pages: Paged<Page, 16>,
+    directory: Paged<u32, 4096>,
+    pages: Paged<Page, 64>,
     stride: u32,
     infos: Paged<Option<Arc<RowInfo>>, 64>,
 }
@@ -43,21 +43,21 @@ pub(crate) struct RowInfo {
 }
 
 impl Rows {
-    /// The page of a row that a class is in.
+    /// Where the page of a row that a class is in stands.
     #[inline]
-    pub(crate) fn page(&self, row: u32, class: u32) -> u32 {
-        *self.directory.at(row * self.stride + class / CELLS as u32)
+    pub(crate) fn page(&self, row: u32, class: u32) -> &u32 {
+        self.directory.at(row * self.stride + class / CELLS as u32)
     }
 
-    /// The set of a class in its page.
+    /// Where the set of a class stands in its page.
     #[inline]
-    pub(crate) fn cell(&self, page: u32, class: u32) -> u32 {
-        self.pages.at(page).0[class as usize % CELLS]
+    pub(crate) fn cell(&self, page: u32, class: u32) -> &u32 {
+        &self.pages.at(page).0[class as usize % CELLS]
     }
 
-    #[inline]
+    /// The set of a class.
     pub(crate) fn set(&self, row: u32, class: u32) -> u32 {
-        self.cell(self.page(row, class), class)
+        *self.cell(*self.page(row, class), class)
     }
 
     /// What a row was made from; `None` for [`RowId::OPEN`].
@@ -159,7 +159,7 @@ impl RowStore {
     pub(crate) fn change(&mut self, row: RowId, cells: &[(ClassId, SetId)]) {
         for of_page in cells.chunk_by(|a, b| a.0.0 / CELLS as u32 == b.0.0 / CELLS as u32) {
             let first = of_page[0].0.0;
-            let mut page = self.rows.pages.at(self.rows.page(row.0, first)).clone();
+            let mut page = self.rows.pages.at(*self.rows.page(row.0, first)).clone();
             for (class, set) in of_page {
                 page.0[class.0 as usize % CELLS] = set.0;
             }
@@ -174,8 +174,8 @@ impl RowStore {
             let Some(default) = self.defaults[row as usize] else { continue };
             let uniform = self.uniform(default);
             for of_page in classes.chunk_by(|a, b| a / CELLS as u32 == b / CELLS as u32) {
-                let page = self.rows.page(row, of_page[0]);
-                if page != uniform && of_page.iter().any(|&class| self.rows.cell(page, class) != default.0) {
+                let page = *self.rows.page(row, of_page[0]);
+                if page != uniform && of_page.iter().any(|&class| *self.rows.cell(page, class) != default.0) {
                     let cells: Vec<_> = of_page.iter().map(|&class| (ClassId(class), default)).collect();
                     self.change(RowId(row), &cells);
                 }

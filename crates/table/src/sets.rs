@@ -19,26 +19,25 @@ impl SetId {
     pub const EVERY: Self = Self(1);
 }
 
-/// Ports of a block.
-const BLOCK: usize = 512;
+/// Ports of a block, and blocks of a protocol.
+const BLOCK: usize = 1024;
 const BLOCKS: usize = (1 << 16) / BLOCK;
+const WORDS: usize = BLOCK / 64;
 
-/// Sets, and for each protocol of a set the blocks of bits that it is made of. Equal ones are stored once.
+/// Sets, made of blocks of bits. Equal sets and equal blocks are stored once.
 #[derive(Clone, Debug)]
 pub(crate) struct Sets {
-    /// For TCP, UDP, SCTP and all others: where to look on.
-    sets: Paged<[u32; 4], 256>,
-    /// For each block of ports: where its bits are.
-    maps: Paged<Map, 8>,
-    blocks: Paged<[u64; BLOCK / 64], 64>,
+    sets: Paged<Parts, 16>,
+    blocks: Paged<[u64; WORDS], 128>,
 }
 
+/// For TCP, UDP, SCTP and all others: where the bits of each block of ports are.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Map([u32; BLOCKS]);
+struct Parts([[u32; BLOCKS]; 4]);
 
-impl Default for Map {
+impl Default for Parts {
     fn default() -> Self {
-        Self([0; BLOCKS])
+        Self([[0; BLOCKS]; 4])
     }
 }
 
@@ -53,35 +52,32 @@ pub(crate) const fn part(protocol: Protocol) -> usize {
     }
 }
 
+/// The bit of `port` in its word: one or zero.
+#[inline]
+pub(crate) const fn bit(word: u64, port: u16) -> u64 {
+    word >> (port % 64) & 1
+}
+
 impl Sets {
-    /// The map of one [`part`] of a set.
+    /// Where it stands in which block `port` is, of one [`part`] of a set.
     #[inline]
-    pub(crate) fn map(&self, set: u32, part: usize) -> u32 {
-        self.sets.at(set)[part & 3]
+    pub(crate) fn block(&self, set: u32, part: usize, port: u16) -> &u32 {
+        &self.sets.at(set).0[part & 3][port as usize / BLOCK]
     }
 
-    /// The block of a map that `port` is in.
+    /// Where the bit of `port` stands in its block.
     #[inline]
-    pub(crate) fn block(&self, map: u32, port: u16) -> u32 {
-        self.maps.at(map).0[port as usize / BLOCK]
-    }
-
-    /// Whether `port` is in its block: one or zero.
-    #[inline]
-    pub(crate) fn bit(&self, block: u32, port: u16) -> u64 {
-        self.blocks.at(block)[port as usize % BLOCK / 64] >> (port % 64) & 1
+    pub(crate) fn word(&self, block: u32, port: u16) -> &u64 {
+        &self.blocks.at(block)[port as usize % BLOCK / 64]
     }
 
     /// What a set holds, each part as its 65,536 bits: for comparing sets of different tables.
     pub(crate) fn bits(&self, set: u32) -> impl Iterator<Item = u64> {
-        (0..4).flat_map(move |part| {
-            let map = self.maps.at(self.map(set, part));
-            map.0.iter().flat_map(|&block| *self.blocks.at(block))
-        })
+        self.sets.at(set).0.iter().flatten().flat_map(|&block| *self.blocks.at(block))
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.sets.bytes() + self.maps.bytes() + self.blocks.bytes()
+        self.sets.bytes() + self.blocks.bytes()
     }
 }
 
@@ -90,21 +86,19 @@ impl Sets {
 pub(crate) struct SetStore {
     sets: Sets,
     by_ranges: HashMap<Box<[PortRange]>, u32>,
-    parts: Interned<[u32; 4]>,
-    maps: Interned<Map>,
-    blocks: Interned<[u64; BLOCK / 64]>,
+    parts: Interned<Parts>,
+    blocks: Interned<[u64; WORDS]>,
 }
 
 impl SetStore {
     /// [`SetId::NONE`] and [`SetId::EVERY`].
     pub(crate) fn new() -> Self {
-        let sets = Sets { sets: Paged::new(), maps: Paged::new(), blocks: Paged::new() };
-        let (parts, maps, blocks) = (Interned::new(), Interned::new(), Interned::new());
-        let mut store = Self { sets, by_ranges: HashMap::new(), parts, maps, blocks };
+        let sets = Sets { sets: Paged::new(), blocks: Paged::new() };
+        let mut store =
+            Self { sets, by_ranges: HashMap::new(), parts: Interned::new(), blocks: Interned::new() };
         for bits in [0, u64::MAX] {
-            let block = store.block([bits; BLOCK / 64]);
-            let map = store.map(Map([block; BLOCKS]));
-            store.set([map; 4]);
+            let block = store.block([bits; WORDS]);
+            store.set(Parts([[block; BLOCKS]; 4]));
         }
         store
     }
@@ -115,9 +109,9 @@ impl SetStore {
         if let Some(&set) = self.by_ranges.get(&*ranges) {
             return SetId(set);
         }
-        let mut parts = [0; 4];
+        let mut parts = Parts::default();
         for of_one in ranges.chunk_by(|a, b| a.protocol == b.protocol) {
-            parts[part(of_one[0].protocol)] = self.map_of(of_one);
+            parts.0[part(of_one[0].protocol)] = self.blocks_of(of_one);
         }
         let set = self.set(parts);
         self.by_ranges.insert(ranges, set);
@@ -131,19 +125,14 @@ impl SetStore {
 
     /// Frees all sets but these, and the two that always are.
     pub(crate) fn sweep(&mut self, mut used: Marks) {
-        let (mut maps, mut blocks) = (Marks::default(), Marks::default());
+        let mut blocks = Marks::default();
         used.mark(SetId::NONE.0);
         used.mark(SetId::EVERY.0);
         for set in used.iter() {
-            for &map in self.sets.sets.at(set) {
-                if maps.mark(map) {
-                    self.sets.maps.at(map).0.iter().for_each(|&block| _ = blocks.mark(block));
-                }
-            }
+            self.sets.sets.at(set).0.iter().flatten().for_each(|&block| _ = blocks.mark(block));
         }
         self.by_ranges.retain(|_, &mut set| used.has(set));
         self.parts.sweep(&used);
-        self.maps.sweep(&maps);
         self.blocks.sweep(&blocks);
     }
 
@@ -155,33 +144,28 @@ impl SetStore {
     pub(crate) fn bytes(&self) -> usize {
         let ranges = self.by_ranges.capacity() * 48
             + self.by_ranges.keys().map(|ranges| size_of_val(&**ranges)).sum::<usize>();
-        ranges + self.sets.bytes() + self.parts.bytes() + self.maps.bytes() + self.blocks.bytes()
+        ranges + self.sets.bytes() + self.parts.bytes() + self.blocks.bytes()
     }
 
-    /// The map of sorted ranges of one protocol.
-    fn map_of(&mut self, ranges: &[PortRange]) -> u32 {
-        let mut blocks = [[0_u64; BLOCK / 64]; BLOCKS];
+    /// The blocks of sorted ranges of one protocol.
+    fn blocks_of(&mut self, ranges: &[PortRange]) -> [u32; BLOCKS] {
+        let mut blocks = [[0_u64; WORDS]; BLOCKS];
         for range in ranges {
             for word in range.first / 64..=range.last / 64 {
                 let from = range.first.max(word * 64) % 64;
                 let to = range.last.min(word * 64 + 63) % 64;
                 let bits = u64::MAX >> (63 - (to - from)) << from;
-                blocks[word as usize * 64 / BLOCK][word as usize % (BLOCK / 64)] |= bits;
+                blocks[word as usize / WORDS][word as usize % WORDS] |= bits;
             }
         }
-        let map = Map(blocks.map(|block| self.block(block)));
-        self.map(map)
+        blocks.map(|block| self.block(block))
     }
 
-    fn set(&mut self, parts: [u32; 4]) -> u32 {
-        self.parts.id(parts, |id, parts| *self.sets.sets.at_mut(id) = *parts)
+    fn set(&mut self, parts: Parts) -> u32 {
+        self.parts.id(parts, |id, parts| *self.sets.sets.at_mut(id) = parts.clone())
     }
 
-    fn map(&mut self, map: Map) -> u32 {
-        self.maps.id(map, |id, map| *self.sets.maps.at_mut(id) = map.clone())
-    }
-
-    fn block(&mut self, block: [u64; BLOCK / 64]) -> u32 {
+    fn block(&mut self, block: [u64; WORDS]) -> u32 {
         self.blocks.id(block, |id, block| *self.sets.blocks.at_mut(id) = *block)
     }
 }
@@ -209,7 +193,7 @@ mod tests {
 
     fn holds(store: &SetStore, set: SetId, protocol: Protocol, port: u16) -> bool {
         let sets = &store.sets;
-        sets.bit(sets.block(sets.map(set.0, part(protocol)), port), port) == 1
+        bit(*sets.word(*sets.block(set.0, part(protocol), port), port), port) == 1
     }
 
     const fn tcp(first: u16, last: u16) -> PortRange {
@@ -258,7 +242,7 @@ mod tests {
             store.sweep(used);
         }
         assert_eq!(store.len(), 3);
-        assert_eq!(store.sets.sets.iter().count(), 256);
+        assert_eq!(store.sets.sets.iter().count(), 16);
         assert_eq!(store.of(&[tcp(80, 80)]), kept);
         assert!(holds(&store, kept, Protocol::TCP, 80) && !holds(&store, kept, Protocol::TCP, 1999));
     }

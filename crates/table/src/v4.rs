@@ -12,7 +12,7 @@ const FANOUT: usize = 256;
 #[derive(Clone, Debug)]
 pub(crate) struct Trie {
     root: Arc<[Entry]>,
-    nodes: Paged<Node, 2>,
+    nodes: Paged<Node, 8>,
     /// Nodes in use, and those that were and are free again.
     used: u32,
     free: Arc<Vec<u32>>,
@@ -37,19 +37,19 @@ impl Trie {
     /// The entry of `ip`.
     #[inline]
     pub(crate) fn find(&self, ip: u32) -> Entry {
-        self.below(self.below(self.first(ip), ip >> 8), ip)
+        *self.below(self.below(self.first(ip), ip >> 8), ip)
     }
 
-    /// The first step to `ip`: an entry, or a child to go [`below`](Self::below).
+    /// Where the way to `ip` begins: at its entry, or at a child to go [`below`](Self::below).
     #[inline]
-    pub(crate) fn first(&self, ip: u32) -> Entry {
-        self.root[(ip >> 16) as usize]
+    pub(crate) fn first(&self, ip: u32) -> &Entry {
+        &self.root[(ip >> 16) as usize]
     }
 
     /// The next step, by the low eight bits of `bits`; an entry that is no child stays what it is.
     #[inline]
-    pub(crate) fn below(&self, entry: Entry, bits: u32) -> Entry {
-        if entry.is_child() { self.nodes.at(entry.index()).0[bits as usize % FANOUT] } else { entry }
+    pub(crate) fn below<'a>(&'a self, entry: &'a Entry, bits: u32) -> &'a Entry {
+        if entry.is_child() { &self.nodes.at(entry.index()).0[bits as usize % FANOUT] } else { entry }
     }
 
     /// Paints the range from `first` to `last`, both included. Hosts stay. `moved` hears of each class that some

@@ -10,7 +10,7 @@ use crate::paged::Paged;
 /// the first says that it sent one there.
 #[derive(Clone, Debug)]
 pub(crate) struct Hosts {
-    buckets: Paged<Bucket, 32>,
+    buckets: Paged<Bucket, 128>,
     /// How many buckets there are.
     size: u32,
     seed: u64,
@@ -22,7 +22,7 @@ const SLOTS: usize = 5;
 /// Two cache lines. A slot whose entry is no host is free.
 #[derive(Clone, Debug)]
 #[repr(align(128))]
-struct Bucket {
+pub(crate) struct Bucket {
     keys: [[u64; 2]; SLOTS],
     entries: [Entry; SLOTS],
     /// How many hosts of this bucket are in their second one.
@@ -36,6 +36,13 @@ impl Default for Bucket {
 }
 
 impl Bucket {
+    /// Asks for both of its lines.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        cpu::prefetch(&self.keys);
+        cpu::prefetch(&self.entries);
+    }
+
     #[inline]
     fn slot(&self, key: [u64; 2]) -> Option<usize> {
         (0..SLOTS).find(|&slot| self.keys[slot] == key && self.entries[slot].is_host())
@@ -51,20 +58,19 @@ impl Hosts {
         Self { buckets: Paged::new(), size: 32, seed: 0x9e37_79b9_7f4a_7c15, len: 0 }
     }
 
-    /// The bucket that an address is looked for first.
+    /// The bucket that `bits` is looked for first.
     #[inline]
-    pub(crate) fn bucket(&self, bits: u128) -> u32 {
-        self.first(key(bits))
+    pub(crate) fn bucket(&self, bits: u128) -> &Bucket {
+        self.buckets.at(self.first(key(bits)))
     }
 
     /// The entry of the host `bits`, whose first bucket is `bucket`.
     #[inline]
-    pub(crate) fn find(&self, bits: u128, bucket: u32) -> Option<Entry> {
+    pub(crate) fn find(&self, bits: u128, bucket: &Bucket) -> Option<Entry> {
         let key = key(bits);
-        let first = self.buckets.at(bucket);
-        match first.slot(key) {
-            Some(slot) => Some(first.entries[slot]),
-            None if first.elsewhere == 0 => None,
+        match bucket.slot(key) {
+            Some(slot) => Some(bucket.entries[slot]),
+            None if bucket.elsewhere == 0 => None,
             None => {
                 let second = self.buckets.at(self.second(key));
                 second.slot(key).map(|slot| second.entries[slot])
@@ -75,7 +81,7 @@ impl Hosts {
     /// Sets or replaces a host.
     pub(crate) fn set(&mut self, bits: u128, entry: Entry) {
         let key = key(bits);
-        for bucket in [self.bucket(bits), self.second(key)] {
+        for bucket in [self.first(key), self.second(key)] {
             if let Some(slot) = self.buckets.at(bucket).slot(key) {
                 self.buckets.at_mut(bucket).entries[slot] = entry;
                 return;
@@ -90,7 +96,7 @@ impl Hosts {
     /// Removes a host, if it is one.
     pub(crate) fn remove(&mut self, bits: u128) {
         let key = key(bits);
-        let first = self.bucket(bits);
+        let first = self.first(key);
         for bucket in [first, self.second(key)] {
             if let Some(slot) = self.buckets.at(bucket).slot(key) {
                 self.len -= 1;
@@ -300,9 +306,10 @@ mod tests {
     #[test]
     fn chosen_addresses_do_not_make_it_large() {
         let mut hosts = Hosts::new();
-        let wanted = hosts.bucket(1);
-        let same = (1_u128..)
-            .filter(|&bits| hosts.bucket(bits) == wanted && hosts.second(key(bits)) == hosts.second(key(1)));
+        let wanted = hosts.first(key(1));
+        let same = (1_u128..).filter(|&bits| {
+            hosts.first(key(bits)) == wanted && hosts.second(key(bits)) == hosts.second(key(1))
+        });
         let same: Vec<u128> = same.take(2 * SLOTS + 1).collect();
         for &bits in &same {
             hosts.set(bits, Entry::host(1, 0, 0));

@@ -7,6 +7,7 @@ use flow::{Address, Direction, Epoch, FlowKey, Verdict};
 
 use crate::entry::Entry;
 use crate::layout::{LocalPod, PolicyTable};
+use crate::lookup::side;
 use crate::rules::{PolicyId, PolicyInfo, RuleId, RuleInfo};
 
 /// Why a connection is allowed or denied.
@@ -62,7 +63,7 @@ impl PolicyTable {
         if self.exempts(own, subject, peer) {
             return Side::Exempt;
         }
-        let Some(row) = self.rows.info(subject.row(direction)) else { return Side::Open };
+        let Some(row) = self.rows.info(subject.rows[side(direction)]) else { return Side::Open };
         let class = self.classes.at(peer.class()).as_ref().expect("an address is in a class that exists");
         // The pod that explains a port's name is the destination.
         let named = match row.direction {

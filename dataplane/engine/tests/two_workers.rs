@@ -55,7 +55,7 @@ fn a_worker_that_does_not_keep_up_costs_drops_and_no_frames() {
     let (mut tables, mut wirings) = (Publisher::new(), Publisher::new());
     tables.publish(table(b_accepts(&[80])));
     wirings.publish(wiring());
-    let reader = || (tables.reader(), wirings.reader());
+    let mut reader = || (tables.reader(), wirings.reader());
     let mut first = Worker::new(0, Loopback::new(3, 64, 64), Arc::clone(&shared), reader().0, reader().1, 0);
     let mut second = Worker::new(1, Loopback::new(1, 16, 64), Arc::clone(&shared), reader().0, reader().1, 0);
     for port in 0..2000u16 {

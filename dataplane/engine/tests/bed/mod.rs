@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use compiler::{Scope, compile};
+use compiler::{Budget, Compiler, Scope};
 use engine::events::Event;
 use engine::flows::Millis;
 use engine::io::{PacketIo, Slot};
@@ -96,11 +96,8 @@ pub(crate) fn b_accepts(ports: &[u16]) -> Cluster {
 
 /// The tables of these clusters, each the successor of the one before.
 pub(crate) fn tables<const N: usize>(clusters: [Cluster; N]) -> [PolicyTable; N] {
-    let mut tables = Vec::new();
-    for cluster in &clusters {
-        tables.push(compile(cluster, &Scope::AllPods, tables.last()));
-    }
-    tables.try_into().expect("a table for each cluster")
+    let mut compiler = Compiler::new(Scope::AllPods, Budget::default());
+    clusters.map(|cluster| compiler.update(&cluster).expect("within the budget"))
 }
 
 /// The table of one cluster.
@@ -134,7 +131,7 @@ impl Bed {
     pub(crate) fn with_recovery(window: u64) -> Self {
         let owners = (0..4).map(|slot| Owner { worker: 0, slot: Slot(slot) }).collect();
         let shared = Arc::new(Shared::new(owners, 1024));
-        let (tables, wirings) = (Publisher::new(), Publisher::new());
+        let (mut tables, mut wirings) = (Publisher::new(), Publisher::new());
         let io = Loopback::new(4, 256, 64);
         let readers = (tables.reader(), wirings.reader());
         let worker = Worker::new(0, io, Arc::clone(&shared), readers.0, readers.1, window);
