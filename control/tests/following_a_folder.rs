@@ -61,7 +61,7 @@ impl Following {
     fn start(fill: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fill(&folder.path().join("manifests"));
-        let publisher = Publisher::new();
+        let mut publisher = Publisher::new();
         let reader = publisher.reader();
         let (control, events) = Control::new(folder.path().join("manifests"), Scope::AllPods, publisher);
         let (stop, stopped) = oneshot::channel();
