@@ -18,7 +18,7 @@ endif
 # Two warnings that say nothing: kube has its home before it is used, and libxdp-sys spells its licence the old way.
 DENY := -A unused-wrapper -A parse-error
 
-.PHONY: help setup build demo test check fmt clippy deny doc advisories lab lab-down bench bench-reach
+.PHONY: help setup build demo test check fmt clippy deny doc advisories lab lab-down bench bench-reach bench-table
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,3 +70,12 @@ bench: setup ## criterion benchmarks
 bench-reach: build ## `reach` on 1,000 pods and 1,000 policies: median of 5 runs, and the rows
 	@command -v python3 >/dev/null || { echo "the generator of the cluster needs python3: apt-get install python3"; exit 3; }
 	bench/reach $(PORTCULLIS)
+
+# A quick try, one section, or a missed target as a failure: make bench-table ARGS="--quick --only lookup,peer --strict"
+bench-table: setup ## the policy table against its targets and beside rte_acl (ARGS=--quick to try)
+	@scripts/setup --bench || echo "bench-table: without rte_acl; its rows will say so"
+	cargo build --release --locked -p portcullis-bench --bins
+	$(TARGET_DIR)/release/bench-table $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	$(TARGET_DIR)/release/bench-table-plot "$$(ls -t bench/runs/*/table.jsonl | head -n 1)" docs/table-scaling.svg
+endif

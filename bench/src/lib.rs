@@ -12,6 +12,7 @@ pub mod rte_acl;
 pub mod measure;
 pub mod record;
 pub mod machine;
+pub mod plot;
 
 use std::sync::Arc;
 

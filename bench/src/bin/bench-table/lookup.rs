@@ -17,6 +17,8 @@ use crate::output::Output;
 const COMPILES: usize = 10;
 /// Keys that the oracle judges too: it takes its time.
 const JUDGED: usize = 12;
+/// Keys of a longer cold run, in which the table's upper levels have been seen before.
+const LONG: usize = 8 * HOT;
 
 pub(crate) fn run(plan: &Plan, output: &mut Output) -> anyhow::Result<()> {
     output.progress("generating the large cluster");
@@ -136,8 +138,12 @@ fn cold(
     trace: &Trace<'_>,
 ) -> anyhow::Result<()> {
     let mut sweep = Sweep::new();
-    output.progress(&format!("cold: {} sweeps of {} MB each", 4 * plan.sweeps, sweep.bytes() >> 20));
-    let mut figures: [Vec<f64>; 4] = Default::default();
+    output.progress(&format!(
+        "cold: {} sweeps of {} MB each",
+        4 * plan.sweeps + 2 * plan.sweeps.div_ceil(3),
+        sweep.bytes() >> 20
+    ));
+    let mut figures: [Vec<f64>; 6] = Default::default();
     let mut share = [0.0; 2];
     for run in 0..plan.sweeps {
         for (index, family) in [Family::V4, Family::V6].into_iter().enumerate() {
@@ -145,17 +151,23 @@ fn cold(
             share[index] += measure::allowed(table, &keys) / plan.sweeps as f64;
             figures[index].push(measure::cold(table, &keys, BATCH, &mut sweep));
             figures[2 + index].push(measure::cold(table, &keys, 1, &mut sweep));
+            if run % 3 == 0 {
+                let keys = trace.cold(family, run as u64, LONG);
+                figures[4 + index].push(measure::cold(table, &keys, BATCH, &mut sweep));
+            }
         }
     }
     let metrics = [
-        ("classify_ipv4_cold", BATCH, Some(60.0)),
-        ("classify_ipv6_cold", BATCH, Some(120.0)),
-        ("classify_ipv4_cold_one_key_a_call", 1, None),
-        ("classify_ipv6_cold_one_key_a_call", 1, None),
+        ("classify_ipv4_cold", BATCH, HOT, Some(60.0)),
+        ("classify_ipv6_cold", BATCH, HOT, Some(120.0)),
+        ("classify_ipv4_cold_one_key_a_call", 1, HOT, None),
+        ("classify_ipv6_cold_one_key_a_call", 1, HOT, None),
+        ("classify_ipv4_cold", BATCH, LONG, None),
+        ("classify_ipv6_cold", BATCH, LONG, None),
     ];
-    for (index, (metric, batch, target)) in metrics.into_iter().enumerate() {
+    for (index, (metric, batch, keys, target)) in metrics.into_iter().enumerate() {
         let share = (share[index % 2] * 100.0).round() / 100.0;
-        let params = json!({ "batch": batch, "keys": HOT, "sweep_bytes": sweep.bytes(), "allowed": share });
+        let params = json!({ "batch": batch, "keys": keys, "sweep_bytes": sweep.bytes(), "allowed": share });
         let row = Row::new(metric, "ns", of(workload, params)).ours(Figures::of(&figures[index]));
         output.row(if let Some(most) = target { row.at_most(most) } else { row })?;
     }

@@ -45,7 +45,7 @@ struct Arguments {
     /// Where the folder of this run goes.
     #[arg(long, default_value = "bench/runs")]
     runs: PathBuf,
-    /// Only these sections; others keep no rows.
+    /// Only these sections: lookup, peer, updates, memory, scaling, adversaries, publication.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -77,8 +77,15 @@ fn main() -> anyhow::Result<ExitCode> {
     } else {
         Plan { quick: false, shape: Shape::LARGE, core, repetitions: 15, sweeps: 60, events: 400 }
     };
-    let mut output = Output::create(&arguments.runs.join(machine::run_name()))?;
-    let started = Instant::now();
+    // Nothing but a whole run replaces the record of a whole run.
+    let whole = if arguments.quick {
+        "-quick"
+    } else if arguments.only.is_empty() {
+        ""
+    } else {
+        "-part"
+    };
+    let folder = arguments.runs.join(machine::run_name() + whole);
     let sections: [(&str, Section); 7] = [
         ("lookup", lookup::run),
         ("peer", peer::run),
@@ -88,6 +95,11 @@ fn main() -> anyhow::Result<ExitCode> {
         ("adversaries", adversaries::run),
         ("publication", publication::run),
     ];
+    if let Some(unknown) = arguments.only.iter().find(|only| sections.iter().all(|(name, _)| name != only)) {
+        anyhow::bail!("no section '{unknown}'");
+    }
+    let mut output = Output::create(&folder)?;
+    let started = Instant::now();
     for (name, section) in sections {
         if arguments.only.is_empty() || arguments.only.iter().any(|only| only == name) {
             println!("=== {name} (at {} s)", started.elapsed().as_secs());

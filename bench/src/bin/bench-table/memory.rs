@@ -19,7 +19,7 @@ pub(crate) fn run(plan: &Plan, output: &mut Output) -> anyhow::Result<()> {
     output.progress("counting the heap, in a process of its own");
     let shape = plan.shape;
     let large = Facts::of(&shape)?;
-    let bare = Facts::of(&Shape { policies: 0, ..shape })?;
+    let few_pods = Facts::of(&Shape { pods: shape.local, ..shape })?;
     let row = |metric: &str, unit: &str, others: Value| {
         let mut params = json!({ "policies": shape.policies, "pods": shape.pods, "local": shape.local });
         if let (Value::Object(params), Value::Object(others)) = (&mut params, others) {
@@ -38,19 +38,12 @@ pub(crate) fn run(plan: &Plan, output: &mut Output) -> anyhow::Result<()> {
     let what = json!({ "what": "whole heap of the table / compiled rules", "compiled_rules": rules });
     output.row(row("heap_per_compiled_rule", "B", what).ours(Figures::exactly(per_rule)).at_most(200.0))?;
 
-    let addresses = bare.bytes("pod_addresses");
-    let per_address = bare.bytes("table") / addresses;
+    let addresses = large.bytes("pod_addresses") - few_pods.bytes("pod_addresses");
+    let per_address = (large.bytes("table") - few_pods.bytes("table")) / addresses;
     let what =
-        json!({ "what": "whole heap of the table without policies / pod addresses", "addresses": addresses });
-    let mut of_addresses = row("heap_per_pod_address", "B", what);
-    of_addresses.params.insert("policies".into(), 0.into());
-    output.row(of_addresses.ours(Figures::exactly(per_address)).at_most(64.0))?;
-
-    let policies = large.bytes("table") - bare.bytes("table");
-    let what =
-        json!({ "what": "what policies add to the table's heap / compiled rules", "compiled_rules": rules });
-    output
-        .row(row("heap_of_policies_per_compiled_rule", "B", what).ours(Figures::exactly(policies / rules)))?;
+        "what the pods of other nodes add to the table's heap, classes and cells included / their addresses";
+    let row_of_addresses = row("heap_per_pod_address", "B", json!({ "what": what, "addresses": addresses }));
+    output.row(row_of_addresses.ours(Figures::exactly(per_address)).at_most(64.0))?;
 
     for (metric, fact) in [
         ("heap_of_table", "table"),

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::Plan;
 use crate::lookup::{compile_time, of};
 use crate::output::Output;
-use crate::updates::{Bed, pods, relabelled};
+use crate::updates::{Bed, newcomers, pods, pods_come_and_go, relabelled};
 
 pub(crate) fn run(plan: &Plan, output: &mut Output) -> anyhow::Result<()> {
     let large = plan.shape;
@@ -43,7 +43,10 @@ fn point(
     let compiles: Vec<f64> = (0..times).map(|_| compile_time(&workload)).collect();
     row("full_compile", "ms", Figures::of(&compiles))?;
 
-    let mut bed = Bed::of(&workload, &[])?;
+    let newcomers = newcomers(shape, false, events);
+    let mut bed = Bed::of(&workload, &newcomers)?;
+    let (added, _) = pods_come_and_go(&mut bed, newcomers)?;
+    row("pod_added_to_published", "ms", Figures::of_events(&added))?;
     // Pods of other nodes, where there are any.
     let all_local = workload.local.len() == workload.cluster.pods.len();
     let events = relabelled(&mut bed, &mut pods(&workload, all_local, events))?;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::ensure;
-use bench::cluster::Workload;
+use bench::cluster::{Shape, Workload};
 use bench::random::Random;
 use bench::record::{Figures, Row};
 use compiler::{Budget, Change, Compiler, Scope};
@@ -59,13 +59,13 @@ impl Bed {
 
 pub(crate) fn run(plan: &Plan, output: &mut Output) -> anyhow::Result<()> {
     let workload = plan.shape.workload();
-    let local = newcomers(plan, true);
+    let local = newcomers(&plan.shape, true, plan.events);
     let mut bed = Bed::of(&workload, &local)?;
     let before = bed.hash();
 
     output.progress(&format!("{} events of each kind", plan.events));
     let (added, gone) = pods_come_and_go(&mut bed, local)?;
-    let (far_added, far_gone) = pods_come_and_go(&mut bed, newcomers(plan, false))?;
+    let (far_added, far_gone) = pods_come_and_go(&mut bed, newcomers(&plan.shape, false, plan.events))?;
     let near = relabelled(&mut bed, &mut pods(&workload, true, plan.events))?;
     let far = relabelled(&mut bed, &mut pods(&workload, false, plan.events))?;
     let pods = [("pod_added", true, added), ("pod_added", false, far_added)].into_iter();
@@ -96,19 +96,18 @@ pub(crate) fn run(plan: &Plan, output: &mut Output) -> anyhow::Result<()> {
 }
 
 /// Pods that the cluster does not have yet, of all namespaces and apps.
-fn newcomers(plan: &Plan, local: bool) -> Vec<Pod> {
-    let shape = plan.shape;
+pub(crate) fn newcomers(shape: &Shape, local: bool, count: usize) -> Vec<Pod> {
     let others = shape.nodes() - 1;
     let pod = |number: usize| {
-        let node = if local { 0 } else { 1 + number % others };
+        let node = if local || others == 0 { 0 } else { 1 + number % others };
         // Places beyond the shape's own, which hold one newcomer at a time.
         shape.pod(shape.pods + 37 * number, node, shape.local + number % 3)
     };
-    (0..plan.events).map(pod).collect()
+    (0..count).map(pod).collect()
 }
 
 /// Each pod is added, and deleted again.
-fn pods_come_and_go(bed: &mut Bed, pods: Vec<Pod>) -> anyhow::Result<(Events, Events)> {
+pub(crate) fn pods_come_and_go(bed: &mut Bed, pods: Vec<Pod>) -> anyhow::Result<(Events, Events)> {
     let (mut added, mut gone) = (Events::new(), Events::new());
     for pod in pods {
         let (name, uid) = (pod.name.clone(), pod.uid.clone());
