@@ -304,7 +304,7 @@ const fn opens(packet: &Packet) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use compiler::{Scope, compile};
+    use compiler::{Budget, Compiler, Scope};
     use flow::{Address, MacAddr, Verdict};
     use packet::TcpFlags;
     use policy::model::Cluster;
@@ -354,11 +354,8 @@ mod tests {
 
     /// Tables where B accepts what comes to these ports, each the successor of the one before.
     fn tables_allowing<const N: usize>(ports: [u16; N]) -> [PolicyTable; N] {
-        let mut tables = Vec::new();
-        for port in ports {
-            tables.push(compile(&b_accepts(port), &Scope::AllPods, tables.last()));
-        }
-        tables.try_into().expect("a table for each port")
+        let mut compiler = Compiler::new(Scope::AllPods, Budget::default());
+        ports.map(|port| compiler.update(&b_accepts(port)).expect("within the budget"))
     }
 
     fn table_allowing(port: u16) -> PolicyTable {
