@@ -13,7 +13,8 @@ pub(crate) struct Hosts {
     buckets: Paged<Bucket, 128>,
     /// How many buckets there are.
     size: u32,
-    seed: u64,
+    /// One for each half of an address. Both change at once: no half that somebody chose hashes badly for ever.
+    seeds: [u64; 2],
     len: usize,
 }
 
@@ -55,7 +56,7 @@ impl Bucket {
 
 impl Hosts {
     pub(crate) fn new() -> Self {
-        Self { buckets: Paged::new(), size: 32, seed: 0x9e37_79b9_7f4a_7c15, len: 0 }
+        Self { buckets: Paged::new(), size: 32, seeds: [0x9e37_79b9_7f4a_7c15, 0xe703_7ed1_a0b4_28db], len: 0 }
     }
 
     /// The bucket that `bits` is looked for first.
@@ -144,7 +145,7 @@ impl Hosts {
             if self.len > self.size as usize {
                 self.size += self.size / 4;
             } else {
-                self.seed = self.seed.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(1);
+                self.seeds = self.seeds.map(|seed| seed.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(1));
             }
             self.buckets = Paged::new();
             self.buckets.reserve(self.size as usize);
@@ -172,7 +173,7 @@ impl Hosts {
 
     #[inline]
     fn hash(&self, key: [u64; 2]) -> u64 {
-        let product = u128::from(key[0] ^ self.seed) * u128::from(key[1] ^ 0xe703_7ed1_a0b4_28db);
+        let product = u128::from(key[0] ^ self.seeds[0]) * u128::from(key[1] ^ self.seeds[1]);
         (product >> 64) as u64 ^ product as u64
     }
 }
@@ -316,7 +317,22 @@ mod tests {
         }
         assert!(same.iter().all(|&bits| hosts.find(bits, hosts.bucket(bits)).is_some()));
         assert_eq!(hosts.size, 32);
-        assert_ne!(hosts.seed, Hosts::new().seed);
+        assert_ne!(hosts.seeds, Hosts::new().seeds);
+    }
+
+    #[test]
+    fn a_half_that_meets_its_seed_is_no_trap() {
+        for half in 0..2 {
+            let mut hosts = Hosts::new();
+            let [high, low] = std::array::from_fn(|at| if at == half { hosts.seeds[at] } else { 0 });
+            let all = (0..100).map(|n| [high, low].map(|half| if half == 0 { n } else { half })).map(number);
+            let all: Vec<u128> = all.collect();
+            for &bits in &all {
+                hosts.set(bits, Entry::host(1, 0, 0));
+            }
+            assert!(all.iter().all(|&bits| hosts.find(bits, hosts.bucket(bits)).is_some()));
+            assert_eq!(hosts.iter().count(), all.len());
+        }
     }
 
     #[test]
