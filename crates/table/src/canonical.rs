@@ -22,10 +22,14 @@ impl PolicyTable {
         slots.sort_unstable_by_key(|&id| self.pods.at(id).as_ref().map(|pod| (pod.name(), pod.uid())));
         let mut pods = HashMap::from([(0, 0)]);
         let (mut rows, mut order) = (HashMap::new(), Vec::new());
+        // Nodes in the order of their pods: several nodes may have one address, so addresses cannot order them.
+        let mut nodes = HashMap::new();
         for &id in &slots {
             pods.insert(id, pods.len());
             self.pods.at(id).hash(&mut hasher);
             let subject = self.subjects.at(id);
+            let next = nodes.len();
+            nodes.entry(subject.node).or_insert(next).hash(&mut hasher);
             for row in subject.rows {
                 rows.entry(row).or_insert_with(|| {
                     order.push(row);
@@ -53,21 +57,15 @@ impl PolicyTable {
         // Addresses, in ranges about which the table says the same.
         let mut columns =
             Columns { table: self, order: &order, sets: HashMap::new(), classes: HashMap::new() };
-        let mut nodes = HashMap::new();
         let mut last = None;
         for (start, entry) in self.ranges() {
-            let numbers = self.nodes(entry).into_iter().map(|node| {
-                let next = nodes.len();
-                *nodes.entry(node).or_insert(next)
-            });
-            let said = (columns.of(entry.class()), pods[&entry.pod()], Vec::from_iter(numbers));
+            let mut numbers: Vec<_> = self.nodes(entry).iter().filter_map(|node| nodes.get(node)).collect();
+            numbers.sort_unstable();
+            let said = (columns.of(entry.class()), pods[&entry.pod()], numbers);
             if last.as_ref() != Some(&said) {
                 (start, &said).hash(&mut hasher);
                 last = Some(said);
             }
-        }
-        for &id in &slots {
-            nodes.get(&self.subjects.at(id).node).hash(&mut hasher);
         }
         hasher.finish()
     }
