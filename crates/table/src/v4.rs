@@ -28,7 +28,7 @@ enum Branch {
     /// All the same.
     Leaf(Entry),
     /// Whatever the next eight bits lead to.
-    Node(Arc<[Branch; FANOUT]>),
+    Node(Arc<[Self; FANOUT]>),
     /// Each its own: the last eight bits are left.
     Page(Arc<[Entry; FANOUT]>),
 }
@@ -115,12 +115,12 @@ fn paint(
     let slot = |address: u32| ((address - start) >> below) as usize;
     match branch {
         Branch::Node(node) => {
-            let node = Arc::make_mut(node);
-            for at in slot(range.0)..=slot(range.1) {
+            let slots = slot(range.0)..=slot(range.1);
+            for (branch, at) in Arc::make_mut(node)[slots.clone()].iter_mut().zip(slots) {
                 let start = start + ((at as u32) << below);
                 let last = start + (u32::MAX >> (32 - below));
                 let range = (range.0.max(start), range.1.min(last));
-                paint(&mut node[at], (start, below), range, entry, size, moved);
+                paint(branch, (start, below), range, entry, size, moved);
             }
         }
         Branch::Page(page) => {
