@@ -72,7 +72,7 @@ impl PolicyTable {
 
     /// All ranges of addresses in order, IPv4 first.
     fn ranges(&self) -> impl Iterator<Item = (Address, Entry)> {
-        let v4 = self.v4.ranges().map(|(ip, entry)| (Address::v4(ip.to_be_bytes()), entry));
+        let v4 = self.v4.ranges().into_iter().map(|(ip, entry)| (Address::v4(ip.to_be_bytes()), entry));
         let mut v6: Vec<_> = self.v6.iter().map(|(start, class)| (start, 1, Entry::painted(class))).collect();
         for (bits, entry) in self.hosts.iter() {
             v6.push((bits, 2, entry));

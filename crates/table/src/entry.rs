@@ -2,21 +2,22 @@
 
 use std::fmt;
 
-/// Class, judged pod and node of an address; or, inside the IPv4 trie, the next node of the trie.
+/// Class, judged pod and node of an address.
 ///
 /// ```text
-///  63    62    61 .. 46    45 .. 24    23 .. 0
-/// child  host    node        pod        class      node, pod: zero where there is none
-///   1                 index of the trie's node     (low 32 bits)
+///   62    61 .. 46    45 .. 24    23 .. 0
+///  host     node        pod        class      node, pod: zero where there is none
 /// ```
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Entry(u64);
 
 impl Entry {
-    const CHILD: u64 = 1 << 63;
     const HOST: u64 = 1 << 62;
     pub(crate) const CLASSES: u32 = 1 << 24;
     pub(crate) const PODS: u32 = 1 << 22;
+
+    /// What is known of an address of which nothing is known.
+    pub(crate) const NOBODY: Self = Self::painted(0);
 
     /// An address that is nobody's in particular.
     pub(crate) const fn painted(class: u32) -> Self {
@@ -30,24 +31,15 @@ impl Entry {
         Self(Self::HOST | (node as u64) << 46 | (pod as u64) << 24 | class as u64)
     }
 
-    pub(crate) const fn child(index: u32) -> Self {
-        Self(Self::CHILD | index as u64)
-    }
-
-    #[inline]
-    pub(crate) const fn is_child(self) -> bool {
-        self.0 >> 63 != 0
-    }
-
     #[inline]
     pub(crate) const fn is_host(self) -> bool {
         self.0 & Self::HOST != 0
     }
 
-    /// The index of the trie's node, of a child.
+    /// Whether a judged pod or a node has the address.
     #[inline]
-    pub(crate) const fn index(self) -> u32 {
-        self.0 as u32
+    pub(crate) const fn is_somebody(self) -> bool {
+        self.0 & (Self::HOST - 1) >> 24 << 24 != 0
     }
 
     #[inline]
@@ -70,12 +62,8 @@ impl Entry {
 
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_child() {
-            write!(f, "child {}", self.index())
-        } else {
-            let kind = if self.is_host() { "host" } else { "painted" };
-            write!(f, "{kind} class {} pod {} node {}", self.class(), self.pod(), self.node())
-        }
+        let kind = if self.is_host() { "host" } else { "painted" };
+        write!(f, "{kind} class {} pod {} node {}", self.class(), self.pod(), self.node())
     }
 }
 
@@ -87,13 +75,13 @@ mod tests {
     fn the_parts_keep_apart() {
         let most = Entry::host(Entry::CLASSES - 1, Entry::PODS - 1, u16::MAX);
         assert_eq!((most.class(), most.pod(), most.node()), (0xff_ffff, 0x3f_ffff, u16::MAX));
-        assert!(most.is_host() && !most.is_child());
+        assert!(most.is_host());
         for (class, pod, node) in [(0xff_ffff, 0, 0), (0, 0x3f_ffff, 0), (0, 0, u16::MAX), (0, 0, 0)] {
             let entry = Entry::host(class, pod, node);
             assert_eq!((entry.class(), entry.pod(), entry.node()), (class, pod, node));
             assert!(entry.is_host());
+            assert_eq!(entry.is_somebody(), pod != 0 || node != 0);
         }
         assert!(!Entry::painted(5).is_host() && Entry::painted(5).class() == 5);
-        assert!(Entry::child(u32::MAX).is_child() && Entry::child(u32::MAX).index() == u32::MAX);
     }
 }

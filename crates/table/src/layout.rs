@@ -102,7 +102,7 @@ impl PolicyTable {
     #[inline]
     pub(crate) fn locate(&self, address: Address) -> Entry {
         match address.v4_bits() {
-            Some(ip) => self.v4.find(ip),
+            Some(ip) => *self.v4.find(ip),
             None => {
                 let bits = address.bits();
                 let host = self.hosts.find(bits, self.hosts.bucket(bits));

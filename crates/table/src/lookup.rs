@@ -20,17 +20,41 @@ use crate::v6::Bucket;
 /// Keys that are judged together.
 const BATCH: usize = 32;
 
+/// Entries of both ends of the keys of a batch, where they stand.
+type Ends<'a> = [[&'a Entry; 2]; BATCH];
+
 /// One side of a connection that a row has to answer.
 #[derive(Clone, Copy, Default)]
 struct Question {
-    own: Entry,
     peer: Entry,
-    /// Whose connection it is, by its place in the batch.
-    key: u8,
-    /// Egress, ingress.
-    side: u8,
-    part: u8,
-    port: u16,
+    /// `pod << 32 | side << 31 | key << 24 | part << 16 | port`: the judged pod, egress or ingress, the place of
+    /// the connection in the batch, the part of a set that speaks of its protocol, its destination port.
+    asked: u64,
+}
+
+impl Question {
+    const INGRESS: u64 = 1 << 31;
+
+    const fn pod(self) -> u32 {
+        (self.asked >> 32) as u32
+    }
+
+    /// The place of the direction in [`Subject::rows`].
+    const fn side(self) -> usize {
+        (self.asked >> 31 & 1) as usize
+    }
+
+    const fn key(self) -> u32 {
+        (self.asked >> 24) as u32 % BATCH as u32
+    }
+
+    const fn part(self) -> usize {
+        (self.asked >> 16 & 3) as usize
+    }
+
+    const fn port(self) -> u16 {
+        self.asked as u16
+    }
 }
 
 impl PolicyTable {
@@ -51,29 +75,39 @@ impl PolicyTable {
     }
 
     /// Which of at most [`BATCH`] keys are denied, a bit for each.
-    ///
-    /// Each step follows where the one before it points, and asks for where it points itself.
     fn denied(&self, keys: &[FlowKey]) -> u32 {
-        let mut ends = [[Entry::default(); 2]; BATCH];
-        self.locate_all(keys, &mut ends);
+        let mut ends = [[&Entry::NOBODY; 2]; BATCH];
+        if self.locate_v4(keys, &mut ends) {
+            return self.judge(keys, &ends);
+        }
+        let mut found = [[Entry::NOBODY; 2]; BATCH];
+        self.locate_mixed(keys, &mut found);
+        self.judge(keys, &found.each_ref().map(|ends| ends.each_ref()))
+    }
 
+    /// The same, of keys whose ends are found. Each step follows where the one before it points, and asks for where
+    /// it points itself.
+    fn judge(&self, keys: &[FlowKey], ends: &Ends<'_>) -> u32 {
         // Without a judged pod there is nothing to ask.
         let mut questions = [Question::default(); 2 * BATCH];
-        let mut asked = 0;
-        for ((key, [src, dst]), at) in keys.iter().zip(ends).zip(0..) {
-            let (part, port) = (part(key.protocol) as u8, key.dst.port);
-            questions[asked % (2 * BATCH)] = Question { own: src, peer: dst, key: at, side: 0, part, port };
-            asked += usize::from(src.pod() != 0);
-            questions[asked % (2 * BATCH)] = Question { own: dst, peer: src, key: at, side: 1, part, port };
-            asked += usize::from(dst.pod() != 0);
+        let mut count = 0;
+        for ((key, [src, dst]), at) in keys.iter().zip(ends).zip(0_u64..) {
+            let common = at << 24 | (part(key.protocol) as u64) << 16 | u64::from(key.dst.port);
+            let mut ask = |own: Entry, peer: Entry, side| {
+                let asked = u64::from(own.pod()) << 32 | side | common;
+                questions[count % (2 * BATCH)] = Question { peer, asked };
+                count += usize::from(own.pod() != 0);
+            };
+            ask(**src, **dst, 0);
+            ask(**dst, **src, Question::INGRESS);
         }
-        let questions = &questions[..asked];
+        let questions = &questions[..count];
 
         let mut places = [&0; 2 * BATCH];
         for (it, place) in questions.iter().zip(&mut places) {
-            let subject = self.subjects.at(it.own.pod());
-            let row = subject.rows[usize::from(it.side & 1)];
-            let row = if self.exempts(it.own, subject, it.peer) { 0 } else { row };
+            let subject = self.subjects.at(it.pod());
+            let exempt = it.peer.is_somebody() && self.exempts(it.pod(), subject, it.peer);
+            let row = if exempt { 0 } else { subject.rows[it.side()] };
             *place = self.rows.page(row, it.peer.class());
             cpu::prefetch(*place);
         }
@@ -81,68 +115,45 @@ impl PolicyTable {
             *place = self.rows.cell(**place, it.peer.class());
             cpu::prefetch(*place);
         }
-        for (it, place) in questions.iter().zip(&mut places) {
-            *place = self.sets.block(**place, it.part.into(), it.port);
-            cpu::prefetch(*place);
-        }
-        let mut words = [&0; 2 * BATCH];
-        for ((it, place), word) in questions.iter().zip(&places).zip(&mut words) {
-            *word = self.sets.word(**place, it.port);
-            cpu::prefetch(*word);
-        }
         let mut denied = 0;
-        for (it, word) in questions.iter().zip(&words) {
-            denied |= ((bit(**word, it.port) ^ 1) as u32) << (it.key % 32);
+        for (it, place) in questions.iter().zip(&places) {
+            let word = *self.sets.word(*self.sets.block(**place, it.part(), it.port()), it.port());
+            denied |= ((bit(word, it.port()) ^ 1) as u32) << it.key();
         }
         denied
     }
 
-    /// The entries of both ends of each key.
-    fn locate_all(&self, keys: &[FlowKey], ends: &mut [[Entry; 2]; BATCH]) {
-        let mut v4 = true;
-        for key in keys {
-            v4 &= key.src.address.is_v4() & key.dst.address.is_v4();
+    /// Where the entries of both ends of each key stand, if all are of IPv4.
+    #[inline]
+    fn locate_v4<'a>(&'a self, keys: &[FlowKey], ends: &mut Ends<'a>) -> bool {
+        for (key, ends) in keys.iter().zip(ends) {
+            let (Some(src), Some(dst)) = (key.src.address.v4_bits(), key.dst.address.v4_bits()) else {
+                return false;
+            };
+            *ends = [self.v4.find(src), self.v4.find(dst)];
+            cpu::prefetch(ends[0]);
+            cpu::prefetch(ends[1]);
         }
-        if v4 { self.locate_v4(keys, ends) } else { self.locate_mixed(keys, ends) }
+        true
     }
 
-    fn locate_v4(&self, keys: &[FlowKey], ends: &mut [[Entry; 2]; BATCH]) {
-        let nowhere = Entry::default();
-        let mut places = [(0, &nowhere); 2 * BATCH];
-        let ips = keys
-            .iter()
-            .flat_map(|key| [key.src.address, key.dst.address])
-            .map(|address| address.bits() as u32);
-        for (ip, place) in ips.zip(&mut places) {
-            *place = (ip, self.v4.first(ip));
-            cpu::prefetch(place.1);
-        }
-        for (ip, place) in &mut places[..2 * keys.len()] {
-            *place = self.v4.below(place, *ip >> 8);
-            cpu::prefetch(*place);
-        }
-        for (ip, place) in &mut places[..2 * keys.len()] {
-            *place = self.v4.below(place, *ip);
-            cpu::prefetch(*place);
-        }
-        for ((_, place), end) in places[..2 * keys.len()].iter().zip(ends.as_flattened_mut()) {
-            *end = **place;
-        }
-    }
-
+    /// The entries of both ends of each key, of any family.
     fn locate_mixed(&self, keys: &[FlowKey], ends: &mut [[Entry; 2]; BATCH]) {
         let nowhere = Bucket::default();
-        let mut buckets = [&nowhere; 2 * BATCH];
-        let addresses = || keys.iter().flat_map(|key| [key.src.address, key.dst.address]);
-        for (address, bucket) in addresses().zip(&mut buckets) {
-            *bucket = self.hosts.bucket(address.bits());
-            bucket.prefetch();
+        let mut buckets = [[&nowhere; 2]; BATCH];
+        for (key, buckets) in keys.iter().zip(&mut buckets) {
+            *buckets = [key.src.address, key.dst.address].map(|address| self.hosts.bucket(address.bits()));
+            buckets.iter().for_each(|bucket| bucket.prefetch());
         }
-        for ((address, bucket), end) in addresses().zip(&buckets).zip(ends.as_flattened_mut()) {
-            *end = match address.v4_bits() {
-                Some(ip) => self.v4.find(ip),
-                None => self.v6_entry(address.bits(), bucket),
-            };
+        for ((key, buckets), ends) in keys.iter().zip(&buckets).zip(ends) {
+            for ((address, bucket), end) in
+                [key.src.address, key.dst.address].into_iter().zip(buckets).zip(ends)
+            {
+                *end = match address.v4_bits() {
+                    Some(ip) => *self.v4.find(ip),
+                    None => self.v6_entry(address.bits(), bucket),
+                };
+            }
         }
     }
 
@@ -151,10 +162,10 @@ impl PolicyTable {
         self.hosts.find(bits, bucket).unwrap_or_else(|| Entry::painted(self.v6.find(bits)))
     }
 
-    /// Whether `peer` is the pod's own node or the pod itself.
+    /// Whether `peer` is the own node of the pod with this slot and subject, or the pod itself.
     #[inline]
-    pub(crate) fn exempts(&self, own: Entry, subject: &Subject, peer: Entry) -> bool {
-        own.pod() == peer.pod() || self.is_on(subject, peer)
+    pub(crate) fn exempts(&self, pod: u32, subject: &Subject, peer: Entry) -> bool {
+        pod == peer.pod() || self.is_on(subject, peer)
     }
 }
 

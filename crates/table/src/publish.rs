@@ -86,9 +86,9 @@ impl<T> Publisher<T> {
     pub fn collect(&mut self) -> usize {
         // A reader that is gone has left its number behind.
         self.readers.retain(|seen| Arc::strong_count(seen) > 1);
-        let seen = self.readers.iter().map(|seen| seen.load(Ordering::Acquire));
-        let seen_by_all = seen.min().unwrap_or(self.number());
         let current = self.number();
+        let seen = self.readers.iter().map(|seen| seen.load(Ordering::Acquire));
+        let seen_by_all = seen.min().unwrap_or(current);
         self.versions.retain(|(number, version)| {
             *number == current || *number >= seen_by_all || Arc::strong_count(version) > 1
         });

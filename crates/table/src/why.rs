@@ -60,7 +60,7 @@ impl PolicyTable {
             return Side::Open;
         }
         let subject = self.subjects.at(own.pod());
-        if self.exempts(own, subject, peer) {
+        if self.exempts(own.pod(), subject, peer) {
             return Side::Exempt;
         }
         let Some(row) = self.rows.info(subject.rows[side(direction)]) else { return Side::Open };
