@@ -91,7 +91,7 @@ impl Classes {
 
     /// Drops classes in which nobody is.
     pub(crate) fn sweep(&mut self, peers: &mut Peers, ports: &mut Ports, draft: &mut Draft) {
-        for (at, key, slot) in self.all.sweep() {
+        while let Some((at, key, slot)) = self.all.sweep() {
             if let Some(id) = slot.id {
                 for list in [key.matches, key.cover] {
                     let list = peers.lists.key(list).clone();

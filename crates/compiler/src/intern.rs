@@ -1,12 +1,11 @@
 //! Things that are kept once, under a number, as long as somebody refers to them.
 //!
-//! What loses its last reference stays until [`Interner::sweep`]: a change that removes something and brings it
+//! What loses its last reference stays until it is [swept](Interner::sweep): a change that removes something and brings it
 //! back within one step finds it under the same number, with all that hangs on it.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::marker::PhantomData;
-use std::mem;
 
 use hashbrown::{DefaultHashBuilder, Equivalent, HashTable};
 
@@ -133,21 +132,20 @@ impl<K: Hash + Eq + Heap, V: Default> Interner<K, V> {
         self.slot(id).references > 0
     }
 
-    /// Drops what nobody refers to, and hands over what it held.
-    pub(crate) fn sweep(&mut self) -> Vec<(Id<K>, K, V)> {
-        let mut swept = Vec::new();
-        for at in mem::take(&mut self.dying) {
+    /// Drops one that nobody refers to, and hands over what it held.
+    pub(crate) fn sweep(&mut self) -> Option<(Id<K>, K, V)> {
+        while let Some(at) = self.dying.pop() {
             let slot = &mut self.slots[at as usize];
             let Some(Slot { key, value, .. }) = slot.take_if(|slot| slot.references == 0) else { continue };
             let hash = self.hasher.hash_one(&key);
             if let Ok(entry) = self.index.find_entry(hash, |&other| other == at) {
-                let _ = entry.remove();
+                entry.remove();
             }
             self.heap -= key.heap();
             self.free.push(at);
-            swept.push((Id::new(at), key, value));
+            return Some((Id::new(at), key, value));
         }
-        swept
+        None
     }
 
     /// The key with this number.
@@ -281,10 +279,10 @@ mod tests {
         let (again, back) = words.acquire("a".into());
         assert_eq!((again, back.as_deref(), words.len()), (a, Some("a"), 1));
         words.release(a);
-        assert!(words.sweep().is_empty());
+        assert!(words.sweep().is_none());
         words.release(a);
         assert!(!words.is_alive(a));
-        assert_eq!(words.sweep().len(), 1);
+        assert!(words.sweep().is_some());
         assert_eq!((words.find("a"), words.len()), (None, 0));
         let b = words.acquire_as("b", || "b".into());
         assert_eq!(b.number(), a.number(), "numbers are used again");
@@ -299,7 +297,7 @@ mod tests {
             words.release(a);
             assert_eq!(words.acquire_as("a", || "a".into()), a);
         }
-        assert!(words.sweep().is_empty());
+        assert!(words.sweep().is_none());
         assert_eq!((words.value(a).as_slice(), &**words.key(a)), (&[7][..], "a"));
     }
 
@@ -311,7 +309,7 @@ mod tests {
         let held = words.heap;
         assert_eq!(held, 10 + 90 * 2 + 100 * HEADER);
         ids.into_iter().for_each(|id| words.release(id));
-        assert_eq!(words.sweep().len(), 100);
+        assert_eq!(std::iter::from_fn(|| words.sweep()).count(), 100);
         assert_eq!(words.heap, 0);
     }
 }

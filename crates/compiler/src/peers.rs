@@ -295,14 +295,14 @@ impl Peers {
 
     /// Drops what nobody refers to.
     pub(crate) fn sweep(&mut self, words: &mut Words, population: &mut Population) {
-        for (_, key, slot) in self.peers.sweep() {
+        while let Some((_, key, slot)) = self.peers.sweep() {
             assert!(!slot.shown && slot.classes.is_empty(), "a peer that nobody refers to is in no index");
             if let PeerKey::Pods { part, pods } = key {
                 self.parts.release(part);
                 words.selectors.release(pods);
             }
         }
-        for (_, half, _) in self.parts.sweep() {
+        while let Some((_, half, _)) = self.parts.sweep() {
             release_part(&half, words, population);
         }
     }

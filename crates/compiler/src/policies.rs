@@ -154,7 +154,7 @@ impl Policies {
 
     /// Drops what nobody refers to.
     pub(crate) fn sweep(&mut self, population: &mut Population) {
-        for (at, key, _) in self.all.sweep() {
+        while let Some((at, key, _)) = self.all.sweep() {
             population.namespaces.value_mut(key.namespace).policies.retain(|&other| other != at);
             population.namespaces.release(key.namespace);
         }

@@ -224,11 +224,11 @@ impl Population {
 
     /// Drops pods and identities that nobody refers to; the lists of peers that they matched come back.
     pub(crate) fn sweep(&mut self, words: &mut Words) -> Vec<ListAt> {
-        for (_, key, _) in self.pods.sweep() {
+        while let Some((_, key, _)) = self.pods.sweep() {
             self.namespaces.release(key.namespace);
         }
         let mut lists = Vec::new();
-        for (_, key, identity) in self.identities.sweep() {
+        while let Some((_, key, identity)) = self.identities.sweep() {
             let siblings = &mut self.namespaces.value_mut(key.namespace).identities;
             siblings.swap_remove(identity.at as usize);
             if let Some(&moved) = siblings.get(identity.at as usize) {
@@ -238,7 +238,7 @@ impl Population {
             self.namespaces.release(key.namespace);
             lists.extend(identity.matches);
         }
-        self.nodes.sweep();
+        while self.nodes.sweep().is_some() {}
         lists
     }
 

@@ -217,12 +217,12 @@ impl Ports {
 
     /// Drops what nobody refers to.
     pub(crate) fn sweep(&mut self, words: &mut Words) {
-        for (_, rule, ()) in self.rules.sweep() {
+        while let Some((_, rule, ())) = self.rules.sweep() {
             if let RuleAllows::OneOf { names, .. } = rule {
                 names.iter().for_each(|&(name, _)| words.symbols.release(name));
             }
         }
-        for (_, named, ()) in self.named.sweep() {
+        while let Some((_, named, ())) = self.named.sweep() {
             named.iter().for_each(|&(name, ..)| words.symbols.release(name));
         }
     }

@@ -81,13 +81,11 @@ impl State {
         for list in population.sweep(words) {
             peers.lists.release(list);
         }
-        for (_, list, ()) in peers.lists.sweep() {
-            drop(list);
-        }
+        while peers.lists.sweep().is_some() {}
         policies.sweep(population);
         peers.sweep(words, population);
         ports.sweep(words);
-        for (namespace, _, slot) in population.namespaces.sweep() {
+        while let Some((namespace, _, slot)) = population.namespaces.sweep() {
             peers.forget_namespace(namespace, &slot.parts);
             words.release_pairs(&slot.labels);
         }

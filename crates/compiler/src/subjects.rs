@@ -224,7 +224,7 @@ impl State {
 
     /// Drops the rows that no pod has any more.
     fn drop_rows(&mut self) {
-        for (row, key, slot) in self.rows.all.sweep() {
+        while let Some((row, key, slot)) = self.rows.all.sweep() {
             for &policy in &key.policies {
                 self.policies.all.value_mut(policy).rows[index(key.direction)].remove(&row);
                 self.dirty.liveness.mark(policy);

@@ -124,10 +124,10 @@ impl Words {
 
     /// Drops what nobody refers to.
     pub(crate) fn sweep(&mut self) {
-        for (_, selector, ()) in self.selectors.sweep() {
+        while let Some((_, selector, ())) = self.selectors.sweep() {
             self.release_words_of(&selector);
         }
-        self.symbols.sweep();
+        while self.symbols.sweep().is_some() {}
     }
 
     /// Bytes held.
