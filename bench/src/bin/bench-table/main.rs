@@ -29,7 +29,9 @@ use std::time::Instant;
 
 use bench::cluster::Shape;
 use bench::machine;
+use bench::record::Row;
 use clap::Parser;
+use serde_json::json;
 
 use output::Output;
 
@@ -100,13 +102,18 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let mut output = Output::create(&folder)?;
     let started = Instant::now();
+    let mut failed = false;
     for (name, section) in sections {
         if arguments.only.is_empty() || arguments.only.iter().any(|only| only == name) {
             println!("=== {name} (at {} s)", started.elapsed().as_secs());
-            section(&plan, &mut output)?;
+            // The other sections are worth having all the same.
+            if let Err(error) = section(&plan, &mut output) {
+                failed = true;
+                output.row(Row::new(name, "", json!({})).note(format!("failed: {error:#}")))?;
+            }
         }
     }
     let missed = output.finish()?;
     println!("=== done in {} s", started.elapsed().as_secs());
-    Ok(if arguments.strict && missed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if failed || (arguments.strict && missed > 0) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
