@@ -56,7 +56,12 @@ impl Bucket {
 
 impl Hosts {
     pub(crate) fn new() -> Self {
-        Self { buckets: Paged::new(), size: 32, seeds: [0x9e37_79b9_7f4a_7c15, 0xe703_7ed1_a0b4_28db], len: 0 }
+        Self {
+            buckets: Paged::new(),
+            size: 32,
+            seeds: [0x9e37_79b9_7f4a_7c15, 0xe703_7ed1_a0b4_28db],
+            len: 0,
+        }
     }
 
     /// The bucket that `bits` is looked for first.
