@@ -229,7 +229,7 @@ metadata:
 ";
         let source = Source { name: "old.yaml".into(), bytes: text.into() };
         let cluster = assemble(&[source]).unwrap().cluster;
-        let table = compiler::compile(&cluster, &compiler::Scope::AllPods, None);
+        let table = compiler::compile(&cluster, &compiler::Scope::AllPods).unwrap();
         let [a, b] = [flow::Address::v4([10, 0, 0, 1]), flow::Address::v4([10, 0, 0, 2])];
         for (src, dst, verdict) in [(b, a, flow::Verdict::Deny), (a, b, flow::Verdict::Allow)] {
             let protocol = flow::Protocol::TCP;

@@ -7,9 +7,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use compiler::Scope;
+use compiler::{Compiler, OverBudget, Scope};
 use manifest::{Diagnostic, Parsed};
-use policy::model::Cluster;
+use policy::model::{Cluster, NetworkPolicy};
 use table::{PolicyTable, Publisher};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -60,7 +60,7 @@ pub enum Event {
 /// Keeps the published table true to a folder of manifests.
 pub struct Control {
     folder: PathBuf,
-    scope: Scope,
+    compiler: Compiler,
     publisher: Publisher<PolicyTable>,
     events: mpsc::Sender<Event>,
     /// What each file said when it was last parsed: most changes touch one file of many.
@@ -68,6 +68,8 @@ pub struct Control {
     cluster: Option<Arc<Cluster>>,
     /// What was refused last, to say it once.
     refused: Option<Vec<Diagnostic>>,
+    /// The cluster that was refused last because its table would be too large, to find that out once.
+    too_large: Option<Cluster>,
     /// The folder at the last reading, and when that was.
     read: Option<(Listing, Instant)>,
 }
@@ -91,12 +93,13 @@ impl Control {
         let (events, receiver) = mpsc::channel(EVENTS);
         let control = Self {
             folder: folder.into(),
-            scope,
+            compiler: Compiler::new(scope, compiler::Budget::default()),
             publisher,
             events,
             parsed: HashMap::new(),
             cluster: None,
             refused: None,
+            too_large: None,
             read: None,
         };
         (control, receiver)
@@ -149,27 +152,56 @@ impl Control {
     fn update(&mut self, noticed: Instant) -> Option<Event> {
         match self.read_cluster() {
             Ok((cluster, warnings)) => {
-                let mended = self.refused.take().is_some();
                 if self.cluster.as_deref() == Some(&cluster) {
+                    self.too_large = None;
+                    let mended = self.refused.take().is_some();
                     return mended.then_some(Event::Mended { warnings });
                 }
-                let cluster = Arc::new(cluster);
-                let previous = self.publisher.current();
-                let table = compiler::compile(&cluster, &self.scope, previous.as_deref());
-                drop(previous);
+                if self.too_large.as_ref() == Some(&cluster) {
+                    return None;
+                }
+                let table = match self.compiler.update(&cluster) {
+                    Ok(table) => table,
+                    Err(refusal) => {
+                        let diagnostics = vec![self.over_budget(&cluster, &refusal)];
+                        let refused = self.refuse(diagnostics);
+                        self.too_large = Some(cluster);
+                        return refused;
+                    }
+                };
+                (self.refused, self.too_large) = (None, None);
                 let table = self.publisher.publish(table);
+                let cluster = Arc::new(cluster);
                 self.cluster = Some(Arc::clone(&cluster));
                 let generation = table.generation();
                 Some(Event::Published { table, cluster, generation, took: noticed.elapsed(), warnings })
             }
-            Err(diagnostics) => {
-                if self.refused.as_ref() == Some(&diagnostics) {
-                    return None;
-                }
-                let report = self.report(&diagnostics);
-                self.refused = Some(diagnostics.clone());
-                Some(Event::Refused { diagnostics, report })
-            }
+            Err(diagnostics) => self.refuse(diagnostics),
+        }
+    }
+
+    /// Tells what is refused, unless it has just been told.
+    fn refuse(&mut self, diagnostics: Vec<Diagnostic>) -> Option<Event> {
+        self.too_large = None;
+        if self.refused.as_ref() == Some(&diagnostics) {
+            return None;
+        }
+        let report = self.report(&diagnostics);
+        self.refused = Some(diagnostics.clone());
+        Some(Event::Refused { diagnostics, report })
+    }
+
+    /// What to say of a cluster whose table would be too large: at the policy that made it so, if one did.
+    fn over_budget(&self, cluster: &Cluster, refusal: &OverBudget) -> Diagnostic {
+        let named = |policy: &&NetworkPolicy| Some(&policy.name) == refusal.policy.as_ref();
+        let place = cluster.policies.iter().find(named).map(|policy| &policy.origin);
+        let source =
+            place.map_or_else(|| self.folder.display().to_string().into(), |at| Arc::clone(&at.source));
+        let diagnostic = Diagnostic::error(source, "over-budget", refusal.to_string())
+            .suggest("fewer label values, address blocks or exceptions make it smaller");
+        match place {
+            Some(place) => diagnostic.at(place.line.into(), place.column.into()),
+            None => diagnostic,
         }
     }
 
