@@ -190,7 +190,7 @@ fn close(branch: &mut Branch, size: &mut Size) {
 fn collect(branch: &Branch, (start, bits): (u32, u32), ranges: &mut Vec<(u32, Entry)>) {
     match branch {
         Branch::Leaf(entry) => ranges.push((start, *entry)),
-        Branch::Page(page) => ranges.extend((start..).zip(page.iter().copied())),
+        Branch::Page(page) => ranges.extend((start..=u32::MAX).zip(page.iter().copied())),
         Branch::Node(node) => {
             for (branch, at) in node.iter().zip(0..) {
                 collect(branch, (start + (at << (bits - 8)), bits - 8), ranges);
@@ -220,6 +220,13 @@ mod tests {
             .map(|ip| trie.find(ip).class());
         assert_eq!(classes, [0, 2, 7, 2, 1, 0]);
         assert_eq!(trie.find(0x0a00_0001).pod(), 3);
+    }
+
+    #[test]
+    fn ranges_reach_the_last_address() {
+        let mut trie = Trie::new();
+        trie.set(u32::MAX, Entry::host(7, 3, 0));
+        assert_eq!(trie.ranges().last(), Some(&(u32::MAX, Entry::host(7, 3, 0))));
     }
 
     #[test]
