@@ -44,7 +44,7 @@ fn point(
     row("full_compile", "ms", Figures::of(&compiles))?;
 
     let newcomers = newcomers(shape, false, events);
-    let mut bed = Bed::of(&workload, &newcomers)?;
+    let mut bed = Bed::of(&workload, &[])?;
     let (added, _) = pods_come_and_go(&mut bed, newcomers)?;
     row("pod_added_to_published", "ms", Figures::of_events(&added))?;
     // Pods of other nodes, where there are any.

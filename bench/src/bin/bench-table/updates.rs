@@ -64,16 +64,30 @@ pub(crate) fn run(plan: &Plan, output: &mut Output) -> anyhow::Result<()> {
     let before = bed.hash();
 
     output.progress(&format!("{} events of each kind", plan.events));
+    let homes: BTreeSet<_> = workload.local.iter().map(|name| &name.namespace).collect();
+    let first: Vec<bool> = local.iter().map(|pod| !homes.contains(&pod.name.namespace)).collect();
     let (added, gone) = pods_come_and_go(&mut bed, local)?;
     let (far_added, far_gone) = pods_come_and_go(&mut bed, newcomers(&plan.shape, false, plan.events))?;
     let near = relabelled(&mut bed, &mut pods(&workload, true, plan.events))?;
     let far = relabelled(&mut bed, &mut pods(&workload, false, plan.events))?;
+    let added_local = added.clone();
     let pods = [("pod_added", true, added), ("pod_added", false, far_added)].into_iter();
     let pods = pods.chain([("pod_relabelled", true, near), ("pod_relabelled", false, far)]);
     for (kind, is_local, events) in pods {
         let params = of(&workload, json!({ "which": if is_local { "local" } else { "remote" } }));
         let row = Row::new(&format!("{kind}_to_published"), "ms", params);
         output.row(row.ours(Figures::of_events(&events)).percentiles(Some(1.0), 5.0))?;
+    }
+    // A node that gets its first pod of a namespace must learn that namespace's policies.
+    for (which, is_first) in
+        [("local, first of its namespace", true), ("local, one more of its namespace", false)]
+    {
+        let events = added_local.iter().zip(&first).filter(|(_, first)| **first == is_first);
+        let events: Events = events.map(|(&took, _)| took).collect();
+        if !events.is_empty() {
+            let row = Row::new("pod_added_to_published", "ms", of(&workload, json!({ "which": which })));
+            output.row(row.ours(Figures::of_events(&events)))?;
+        }
     }
     for (which, events) in [("local", gone), ("remote", far_gone)] {
         let row = Row::new("pod_deleted_to_published", "ms", of(&workload, json!({ "which": which })));
@@ -95,13 +109,14 @@ pub(crate) fn run(plan: &Plan, output: &mut Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Pods that the cluster does not have yet, of all namespaces and apps.
+/// Pods that the cluster does not have yet, of all namespaces and apps. Those of other nodes have other names.
 pub(crate) fn newcomers(shape: &Shape, local: bool, count: usize) -> Vec<Pod> {
     let others = shape.nodes() - 1;
     let pod = |number: usize| {
         let node = if local || others == 0 { 0 } else { 1 + number % others };
         // Places beyond the shape's own, which hold one newcomer at a time.
-        shape.pod(shape.pods + 37 * number, node, shape.local + number % 3)
+        let index = if local { shape.pods } else { 2 * shape.pods } + 37 * number;
+        shape.pod(index, node, shape.local + number % 3)
     };
     (0..count).map(pod).collect()
 }
