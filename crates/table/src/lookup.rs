@@ -115,9 +115,13 @@ impl PolicyTable {
             *place = self.rows.cell(**place, it.peer.class());
             cpu::prefetch(*place);
         }
+        for (it, place) in questions.iter().zip(&mut places) {
+            *place = self.sets.block(**place, it.part(), it.port());
+            cpu::prefetch(*place);
+        }
         let mut denied = 0;
         for (it, place) in questions.iter().zip(&places) {
-            let word = *self.sets.word(*self.sets.block(**place, it.part(), it.port()), it.port());
+            let word = *self.sets.word(**place, it.port());
             denied |= ((bit(word, it.port()) ^ 1) as u32) << it.key();
         }
         denied
