@@ -129,6 +129,8 @@ impl Compiler {
                 journal.into_iter().rev().for_each(|before| state.restore(before));
                 state.derive().expect("no budget, nothing to be over");
                 state.sweep();
+                // Their keys are numbers that the sweep has set free.
+                state.rows.forget_sets();
                 Err(OverBudget { limit: budget.bytes, before, reached, policy })
             }
         }

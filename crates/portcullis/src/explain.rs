@@ -171,8 +171,8 @@ impl Half {
             Side::Exempt => Self::Exempt,
             Side::AllowedBy(id) => {
                 let rule = table.rule(id);
-                let policy = &table.policy(rule.policy).name;
-                let name = format!("{policy} {direction}[{}]", rule.index);
+                let policy = &table.policy(id.policy()).name;
+                let name = format!("{policy} {direction}[{}]", id.index());
                 Self::AllowedBy(Named { name, origin: rule.origin.clone() })
             }
             Side::Isolated(ids) => {

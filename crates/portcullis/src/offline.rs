@@ -87,13 +87,16 @@ impl Offline {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        Ok(Self::new(loaded.cluster))
+        Self::new(loaded.cluster)
     }
 
     /// Compiles a cluster as the workers' table is compiled, for all of its pods.
-    #[must_use]
-    pub fn new(cluster: Cluster) -> Self {
-        let table = compile(&cluster, &Scope::AllPods, None);
+    ///
+    /// # Errors
+    ///
+    /// Exit code 2 when the table would be too large.
+    pub fn new(cluster: Cluster) -> Result<Self, Failure> {
+        let table = compile(&cluster, &Scope::AllPods).map_err(usage)?;
         let owners = cluster.owners();
         let mut pods: BTreeMap<ObjectName, Vec<Address>> = BTreeMap::new();
         for (index, pod) in cluster.pods.iter().enumerate() {
@@ -105,7 +108,7 @@ impl Offline {
             };
             pods.entry(pod.name.clone()).or_default().extend(addresses);
         }
-        Self { cluster, table, pods }
+        Ok(Self { cluster, table, pods })
     }
 
     /// The objects.
@@ -320,6 +323,7 @@ mod tests {
                 .pod("y/a", "10.0.0.3", "")
                 .build(),
         )
+        .unwrap()
     }
 
     #[test]

@@ -40,7 +40,7 @@ proptest! {
 
     #[test]
     fn reach_says_what_the_oracle_says(cluster in clusters()) {
-        let offline = Offline::new(cluster.clone());
+        let offline = Offline::new(cluster.clone()).unwrap();
         let pods = addresses(&offline);
         let Command::Reach(args) = typed(
             "portcullis reach -f - --family both --ports 80,53/UDP --external 192.0.2.1,2001:db8::1 -o json",
@@ -99,7 +99,7 @@ proptest! {
 
     #[test]
     fn explain_says_what_the_oracle_says(cluster in clusters()) {
-        let offline = Offline::new(cluster.clone());
+        let offline = Offline::new(cluster.clone()).unwrap();
         let pods = addresses(&offline);
         for (from, to) in pods.keys().flat_map(|from| pods.keys().map(move |to| (from, to))) {
             let line = format!("portcullis explain -f - --from {from} --to {to} --port 80");

@@ -1,21 +1,22 @@
 //! Answers from the compiled table: the same that judges packets.
 
 use anyhow::anyhow;
-use compiler::{Scope, compile};
+use compiler::{Budget, Compiler, Scope, compile};
 use flow::{FlowKey, Verdict};
 use policy::model::Cluster;
 use table::PolicyTable;
 
 use super::executor::{Answer, Executor, Question};
-use crate::exit::{Failure, system};
+use crate::exit::{Failure, system, usage};
 use crate::offline::{PortSpec, key};
 
 /// The executor that asks the compiled table.
 ///
 /// Each step of a test is compiled as the successor of the step before, as an agent would, and from nothing;
 /// both must say the same.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Paper {
+    compiler: Option<Compiler>,
     tables: Option<Tables>,
 }
 
@@ -27,15 +28,16 @@ struct Tables {
 
 impl Executor for Paper {
     fn begin(&mut self, _: &str) -> Result<(), Failure> {
-        self.tables = None;
+        (self.compiler, self.tables) = (None, None);
         Ok(())
     }
 
     fn step(&mut self, cluster: &Cluster) -> Result<(), Failure> {
-        let previous = self.tables.as_ref().map(|tables| &tables.successor);
+        let compiler =
+            self.compiler.get_or_insert_with(|| Compiler::new(Scope::AllPods, Budget::default()));
         self.tables = Some(Tables {
-            successor: compile(cluster, &Scope::AllPods, previous),
-            fresh: compile(cluster, &Scope::AllPods, None),
+            successor: compiler.update(cluster).map_err(usage)?,
+            fresh: compile(cluster, &Scope::AllPods).map_err(usage)?,
         });
         Ok(())
     }

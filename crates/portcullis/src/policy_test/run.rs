@@ -247,8 +247,11 @@ fn walk(
         } else if step.expected.is_empty() {
             continue;
         }
-        let offline = offline.get_or_insert_with(|| Offline::new(state.cluster().clone()));
-        visit(number, step.name.as_deref(), offline, &step.expected)?;
+        let here = match offline.take() {
+            Some(known) => known,
+            None => Offline::new(state.cluster().clone()).map_err(Stop::Failure)?,
+        };
+        visit(number, step.name.as_deref(), offline.insert(here), &step.expected)?;
     }
     Ok(())
 }
@@ -260,9 +263,9 @@ fn decided(table: &PolicyTable, side: Side) -> Decided {
         Side::AllowedBy(rule) => Decided::AllowedBy(table.describe(rule).to_string()),
         Side::Isolated(policies) => Decided::Isolated(
             policies
-                .into_iter()
+                .iter()
                 .map(|policy| {
-                    let info = table.policy(policy);
+                    let info = table.policy(*policy);
                     format!("{} ({})", info.name, info.origin)
                 })
                 .collect(),

@@ -188,14 +188,13 @@ fn decider(table: &PolicyTable, why: &Explanation, out: &mut String) {
     for (side, direction) in [(&why.egress, Direction::Egress), (&why.ingress, Direction::Ingress)] {
         match side {
             Side::AllowedBy(id) if !denied => {
-                let rule = table.rule(*id);
-                let name = &table.policy(rule.policy).name;
+                let name = &table.policy(id.policy()).name;
                 listed(out, &[&name.namespace, "/", &name.name, " ", spell(direction), "["]);
                 // Writing to a string cannot fail.
-                let _infallible = write!(out, "{}]", rule.index);
+                let _infallible = write!(out, "{}]", id.index());
             }
             Side::Isolated(policies) => {
-                for policy in policies {
+                for policy in policies.iter() {
                     let name = &table.policy(*policy).name;
                     listed(out, &[&name.namespace, "/", &name.name, " ", spell(direction)]);
                 }
