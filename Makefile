@@ -71,11 +71,12 @@ bench-reach: build ## `reach` on 1,000 pods and 1,000 policies: median of 5 runs
 	@command -v python3 >/dev/null || { echo "the generator of the cluster needs python3: apt-get install python3"; exit 3; }
 	bench/reach $(PORTCULLIS)
 
+# With huge pages, as the agent runs (docs/decisions/0011).
 # A quick try, one section, or a missed target as a failure: make bench-table ARGS="--quick --only lookup,peer --strict"
 bench-table: setup ## the policy table against its targets and beside rte_acl (ARGS=--quick to try)
 	@scripts/setup --bench || echo "bench-table: without rte_acl; its rows will say so"
 	cargo build --release --locked -p portcullis-bench --bins
-	$(TARGET_DIR)/release/bench-table $(ARGS)
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(TARGET_DIR)/release/bench-table $(ARGS)
 ifeq ($(strip $(ARGS)),)
 	$(TARGET_DIR)/release/bench-table-plot "$$(ls -t bench/runs/*/table.jsonl | head -n 1)" docs/table-scaling.svg
 endif

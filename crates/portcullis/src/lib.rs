@@ -15,6 +15,7 @@
 
 pub mod cli;
 pub mod exit;
+pub mod huge_pages;
 pub mod run;
 pub mod interface;
 pub mod config;

@@ -7,14 +7,17 @@ use clap::Parser;
 use portcullis::cleanup::Cleanup;
 use portcullis::cli::{CleanupArgs, Cli, Command, LabCommand};
 use portcullis::exit::{self, Failure};
-use portcullis::{demo, instance, lab_command, run, test_command};
+use portcullis::{demo, huge_pages, instance, lab_command, run, test_command};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     log(&cli);
     let outcome = match &cli.command {
-        Command::Run(args) => run::run(args).map(|()| exit::OK),
+        Command::Run(args) => {
+            huge_pages::ask_for();
+            run::run(args).map(|()| exit::OK)
+        }
         Command::Test(args) => test_command::run(args),
         Command::Explain(args) => portcullis::explain::run(args),
         Command::Reach(args) => portcullis::reach::run(args, cli.quiet),

@@ -33,8 +33,7 @@ impl Executor for Paper {
     }
 
     fn step(&mut self, cluster: &Cluster) -> Result<(), Failure> {
-        let compiler =
-            self.compiler.get_or_insert_with(|| Compiler::new(Scope::AllPods, Budget::default()));
+        let compiler = self.compiler.get_or_insert_with(|| Compiler::new(Scope::AllPods, Budget::default()));
         self.tables = Some(Tables {
             successor: compiler.update(cluster).map_err(usage)?,
             fresh: compile(cluster, &Scope::AllPods).map_err(usage)?,
