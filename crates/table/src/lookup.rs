@@ -19,9 +19,11 @@ use crate::v6::Bucket;
 
 /// Keys that are judged together.
 const BATCH: usize = 32;
+/// As few as these are judged in less space.
+const FEW: usize = 2;
 
 /// Entries of both ends of the keys of a batch, where they stand.
-type Ends<'a> = [[&'a Entry; 2]; BATCH];
+type Ends<'a, const N: usize> = [[&'a Entry; 2]; N];
 
 /// One side of a connection that a row has to answer.
 #[derive(Clone, Copy, Default)]
@@ -67,35 +69,37 @@ impl PolicyTable {
     pub fn classify(&self, keys: &[FlowKey], verdicts: &mut [Verdict]) {
         assert_eq!(keys.len(), verdicts.len(), "one verdict for each key");
         for (keys, verdicts) in keys.chunks(BATCH).zip(verdicts.chunks_mut(BATCH)) {
-            let denied = self.denied(keys);
+            let denied =
+                if keys.len() <= FEW { self.denied::<FEW>(keys) } else { self.denied::<BATCH>(keys) };
             for (at, verdict) in verdicts.iter_mut().enumerate() {
                 *verdict = if denied >> at & 1 == 1 { Verdict::Deny } else { Verdict::Allow };
             }
         }
     }
 
-    /// Which of at most [`BATCH`] keys are denied, a bit for each.
-    fn denied(&self, keys: &[FlowKey]) -> u32 {
-        let mut ends = [[&Entry::NOBODY; 2]; BATCH];
+    /// Which of at most `N` keys are denied, a bit for each.
+    fn denied<const N: usize>(&self, keys: &[FlowKey]) -> u32 {
+        let mut ends = [[&Entry::NOBODY; 2]; N];
         if self.locate_v4(keys, &mut ends) {
             return self.judge(keys, &ends);
         }
-        let mut found = [[Entry::NOBODY; 2]; BATCH];
+        let mut found = [[Entry::NOBODY; 2]; N];
         self.locate_mixed(keys, &mut found);
         self.judge(keys, &found.each_ref().map(|ends| ends.each_ref()))
     }
 
     /// The same, of keys whose ends are found. Each step follows where the one before it points, and asks for where
     /// it points itself.
-    fn judge(&self, keys: &[FlowKey], ends: &Ends<'_>) -> u32 {
+    fn judge<const N: usize>(&self, keys: &[FlowKey], ends: &Ends<'_, N>) -> u32 {
         // Without a judged pod there is nothing to ask.
-        let mut questions = [Question::default(); 2 * BATCH];
+        let mut questions = [[Question::default(); 2]; N];
+        let questions = questions.as_flattened_mut();
         let mut count = 0;
         for ((key, [src, dst]), at) in keys.iter().zip(ends).zip(0_u64..) {
             let common = at << 24 | (part(key.protocol) as u64) << 16 | u64::from(key.dst.port);
             let mut ask = |own: Entry, peer: Entry, side| {
                 let asked = u64::from(own.pod()) << 32 | side | common;
-                questions[count % (2 * BATCH)] = Question { peer, asked };
+                questions[count % (2 * N)] = Question { peer, asked };
                 count += usize::from(own.pod() != 0);
             };
             ask(**src, **dst, 0);
@@ -103,24 +107,25 @@ impl PolicyTable {
         }
         let questions = &questions[..count];
 
-        let mut places = [&0; 2 * BATCH];
-        for (it, place) in questions.iter().zip(&mut places) {
+        let mut places = [[&0; 2]; N];
+        let places = places.as_flattened_mut();
+        for (it, place) in questions.iter().zip(&mut *places) {
             let subject = self.subjects.at(it.pod());
             let exempt = it.peer.is_somebody() && self.exempts(it.pod(), subject, it.peer);
             let row = if exempt { 0 } else { subject.rows[it.side()] };
             *place = self.rows.page(row, it.peer.class());
             cpu::prefetch(*place);
         }
-        for (it, place) in questions.iter().zip(&mut places) {
+        for (it, place) in questions.iter().zip(&mut *places) {
             *place = self.rows.cell(**place, it.peer.class());
             cpu::prefetch(*place);
         }
-        for (it, place) in questions.iter().zip(&mut places) {
+        for (it, place) in questions.iter().zip(&mut *places) {
             *place = self.sets.block(**place, it.part(), it.port());
             cpu::prefetch(*place);
         }
         let mut denied = 0;
-        for (it, place) in questions.iter().zip(&places) {
+        for (it, place) in questions.iter().zip(&*places) {
             let word = *self.sets.word(**place, it.port());
             denied |= ((bit(word, it.port()) ^ 1) as u32) << it.key();
         }
@@ -129,7 +134,7 @@ impl PolicyTable {
 
     /// Where the entries of both ends of each key stand, if all are of IPv4.
     #[inline]
-    fn locate_v4<'a>(&'a self, keys: &[FlowKey], ends: &mut Ends<'a>) -> bool {
+    fn locate_v4<'a, const N: usize>(&'a self, keys: &[FlowKey], ends: &mut Ends<'a, N>) -> bool {
         for (key, ends) in keys.iter().zip(ends) {
             let (Some(src), Some(dst)) = (key.src.address.v4_bits(), key.dst.address.v4_bits()) else {
                 return false;
@@ -142,9 +147,9 @@ impl PolicyTable {
     }
 
     /// The entries of both ends of each key, of any family.
-    fn locate_mixed(&self, keys: &[FlowKey], ends: &mut [[Entry; 2]; BATCH]) {
+    fn locate_mixed<const N: usize>(&self, keys: &[FlowKey], ends: &mut [[Entry; 2]; N]) {
         let nowhere = Bucket::default();
-        let mut buckets = [[&nowhere; 2]; BATCH];
+        let mut buckets = [[&nowhere; 2]; N];
         for (key, buckets) in keys.iter().zip(&mut buckets) {
             *buckets = [key.src.address, key.dst.address].map(|address| self.hosts.bucket(address.bits()));
             buckets.iter().for_each(|bucket| bucket.prefetch());
