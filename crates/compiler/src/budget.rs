@@ -4,7 +4,10 @@ use std::fmt;
 
 use policy::model::ObjectName;
 
-/// Most bytes that a compiler and the tables that it gives may hold together.
+/// Most bytes that a compiler and the table that it gives may hold together.
+///
+/// A change that only takes away may need a little more on its way. So near the budget, and beyond it up to a
+/// sixteenth, a step may still add 64 KiB.
 ///
 /// The default is one GiB: room for 100,000 pods, all of them judged, under 10,000 policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +54,15 @@ pub struct OverBudget {
     pub reached: Box<Footprint>,
     /// The policy that made it grow most, if one did.
     pub policy: Option<ObjectName>,
+}
+
+impl Budget {
+    /// How many bytes there may be while a step goes on that began with `held`.
+    pub(crate) fn limit(self, held: usize) -> usize {
+        /// What a step may always add.
+        const SLACK: usize = 64 << 10;
+        self.bytes.max(held.saturating_add(SLACK).min(self.bytes.saturating_add(self.bytes / 16)))
+    }
 }
 
 impl Footprint {
@@ -114,6 +126,16 @@ impl fmt::Display for OverBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn little_is_always_left() {
+        const MIB: usize = 1 << 20;
+        let limit = |held| Budget { bytes: 16 * MIB }.limit(held);
+        assert_eq!([0, 15 * MIB].map(limit), [16 * MIB; 2]);
+        assert_eq!(limit(16 * MIB), 16 * MIB + (64 << 10));
+        assert_eq!(limit(17 * MIB), 17 * MIB);
+        assert_eq!(Budget { bytes: usize::MAX }.limit(5), usize::MAX);
+    }
 
     #[test]
     fn a_refusal_says_what_grew_by_how_much_and_who_did_it() {

@@ -110,7 +110,7 @@ impl Compiler {
     ) -> Result<PolicyTable, OverBudget> {
         let Self { state, budget } = self;
         let before = state.footprint();
-        state.limit = Some(budget.bytes);
+        state.limit = Some(budget.limit(before.total()));
         state.grown.clear();
         let mut journal = Vec::new();
         let done = take_in(state, &mut journal).and_then(|()| state.derive());
@@ -240,6 +240,7 @@ impl State {
         self.derive_cells()?;
         self.write_addresses()?;
         self.write_policies();
+        self.leaving.drain().for_each(|(_, pod)| self.draft.remove_pod(pod));
         Ok(())
     }
 
@@ -267,6 +268,81 @@ impl Scope {
         match self {
             Self::Pods(judged) => judged.contains(pod),
             Self::AllPods => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use testkit::arbitrary::clusters;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Wherever a step stops, it has not happened: nobody has another epoch, and what follows is what would have
+        /// followed without it.
+        #[test]
+        fn a_change_is_taken_back_from_wherever_it_stopped(
+            (before, refused, after) in (clusters(), clusters(), clusters()),
+            stops in proptest::collection::vec(0_u32..60, 1..4),
+        ) {
+            let mut compiler = Compiler::new(Scope::AllPods, Budget::default());
+            let table = compiler.update(&before).unwrap();
+            let held = compiler.footprint();
+            for stop in stops {
+                compiler.state.fuse.set(Some(stop));
+                if compiler.update(&refused).is_ok() {
+                    // It was done before the fuse was.
+                    compiler.state.fuse.set(None);
+                    compiler.update(&before).unwrap();
+                    continue;
+                }
+                prop_assert_eq!(compiler.state.fuse.get(), None);
+                let old = compiler.apply([]).unwrap();
+                prop_assert_eq!(old.canonical_hash(), table.canonical_hash());
+                let known = compiler.footprint();
+                prop_assert_eq!((held.classes > 0, known.classes > 0), (true, true));
+            }
+            let new = compiler.update(&after).unwrap();
+            prop_assert_eq!(new.canonical_hash(), compile(&after, &Scope::AllPods).unwrap().canonical_hash());
+        }
+
+        #[test]
+        fn who_is_untouched_by_a_refused_change_keeps_the_epoch(
+            (before, refused) in (clusters(), clusters()),
+            stop in 0_u32..60,
+        ) {
+            let mut compiler = Compiler::new(Scope::AllPods, Budget::default());
+            let table = compiler.update(&before).unwrap();
+            compiler.state.fuse.set(Some(stop));
+            prop_assume!(compiler.update(&refused).is_err());
+            let old = compiler.apply([]).unwrap();
+            for pod in table.local_pods() {
+                for &address in pod.addresses() {
+                    prop_assert_eq!(old.epoch_of(address), table.epoch_of(address), "{}", pod.name());
+                }
+            }
+        }
+
+        /// What leaves nothing behind in the table leaves nothing behind in the compiler.
+        #[test]
+        fn an_empty_cluster_leaves_nothing(clusters in proptest::collection::vec(clusters(), 1..4)) {
+            let mut compiler = Compiler::new(Scope::AllPods, Budget::default());
+            for cluster in &clusters {
+                compiler.update(cluster).unwrap();
+            }
+            compiler.update(&Cluster::default()).unwrap();
+            let State { words, population, ports, peers, policies, classes, rows, .. } = &compiler.state;
+            let people = [population.namespaces.len(), population.identities.len(), population.pods.len()];
+            prop_assert_eq!(people, [0; 3]);
+            prop_assert_eq!((population.nodes.len(), policies.all.len(), peers.peers.len()), (0, 0, 0));
+            prop_assert_eq!((words.symbols.len(), words.selectors.len()), (0, 0));
+            // What is always there: nobody, any port, no names, outside, open.
+            let always = [peers.lists.len(), ports.rules.len(), ports.named.len(), classes.all.len(), rows.all.len()];
+            prop_assert_eq!(always, [1; 5]);
+            prop_assert_eq!((population.heap, policies.heap, compiler.state.hosts.all.len()), (0, 0, 0));
         }
     }
 }

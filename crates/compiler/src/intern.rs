@@ -182,10 +182,7 @@ impl<K: Hash + Eq + Heap, V: Default> Interner<K, V> {
 
     /// Bytes held, what the values hold outside of their slots left out.
     pub(crate) fn bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<Option<Slot<K, V>>>()
-            + self.index.allocation_size()
-            + (self.free.capacity() + self.dying.capacity()) * size_of::<u32>()
-            + self.heap
+        self.slots.capacity() * size_of::<Option<Slot<K, V>>>() + self.index.allocation_size() + self.heap
     }
 
     fn slot(&self, id: Id<K>) -> &Slot<K, V> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use table::{Draft, NodeId};
+use table::{Draft, NodeId, PodId};
 
 use crate::budget::Footprint;
 use crate::classes::Classes;
@@ -12,7 +12,7 @@ use crate::dirty::Dirty;
 use crate::hosts::Hosts;
 use crate::peers::Peers;
 use crate::policies::{Policies, PolicyAt};
-use crate::population::{NodeAt, Population};
+use crate::population::{NodeAt, PodAt, Population};
 use crate::ports::Ports;
 use crate::rows::Rows;
 use crate::words::Words;
@@ -35,10 +35,15 @@ pub(crate) struct State {
     pub(crate) draft: Draft,
     // What has yet to follow.
     pub(crate) dirty: Dirty,
+    /// Pods of the table that are judged no more; each may come back before the table is told.
+    pub(crate) leaving: HashMap<PodAt, PodId>,
     /// How many bytes there may be; `None` while a change is taken back.
     pub(crate) limit: Option<usize>,
     /// By how many bytes each policy made things grow since the last table.
     pub(crate) grown: HashMap<PolicyAt, usize>,
+    /// After how many looks at the budget, before addresses are written, it is taken for spent.
+    #[cfg(test)]
+    pub(crate) fuse: std::cell::Cell<Option<u32>>,
 }
 
 /// The numbers of the nodes that the table knows: those of judged pods.
@@ -69,8 +74,11 @@ impl State {
             rows: Rows::new(),
             draft: Draft::new(),
             dirty: Dirty::default(),
+            leaving: HashMap::new(),
             limit: None,
             grown: HashMap::new(),
+            #[cfg(test)]
+            fuse: std::cell::Cell::default(),
         }
     }
 
@@ -106,8 +114,20 @@ impl State {
         }
     }
 
-    /// Whether there is room for more.
+    /// Whether there is room for more, before addresses are written.
     pub(crate) fn check(&self) -> Result<(), Spent> {
+        #[cfg(test)]
+        if let (Some(left), Some(_)) = (self.fuse.get(), self.limit) {
+            self.fuse.set(left.checked_sub(1));
+            if left == 0 {
+                return Err(Spent);
+            }
+        }
+        self.check_written()
+    }
+
+    /// Whether there is room for more.
+    pub(crate) fn check_written(&self) -> Result<(), Spent> {
         let Some(limit) = self.limit else { return Ok(()) };
         let full = self.classes.all.len() >= Draft::MAX_CLASSES as usize
             || self.population.pods.len() > Draft::MAX_PODS as usize

@@ -91,7 +91,7 @@ impl State {
             self.leave_node(&subject);
             self.rows.all.release(subject.egress);
             self.rows.all.release(subject.ingress);
-            self.draft.remove_pod(subject.id);
+            self.leaving.insert(pod, subject.id);
         }
     }
 
@@ -120,10 +120,11 @@ impl State {
             self.population.nodes.value(node).addresses.clone().unwrap_or_default(),
         );
         let (number, rows) = (self.nodes.get(node), [egress, ingress].map(|row| self.rows.id(row)));
-        let id = match &before {
-            Some(before) => {
-                self.draft.set_pod(before.id, local, number, rows[0], rows[1]);
-                before.id
+        let known = before.as_ref().map(|before| before.id).or_else(|| self.leaving.remove(&pod));
+        let id = match known {
+            Some(id) => {
+                self.draft.set_pod(id, local, number, rows[0], rows[1]);
+                id
             }
             None => self.draft.add_pod(local, number, rows[0], rows[1]),
         };

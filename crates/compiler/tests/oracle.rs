@@ -90,12 +90,31 @@ fn epochs(table: &PolicyTable) -> BTreeMap<String, Epoch> {
 }
 
 proptest! {
-    #![proptest_config(cases(2000))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
-    fn the_table_says_what_the_oracle_says((cluster, connections) in clusters_with_connections(50)) {
+    fn the_table_says_what_the_oracle_says((cluster, connections) in clusters_with_connections(100)) {
         let table = all_pods(&cluster);
         agree(&table, &connections, |connection| evaluate(&cluster, connection))?;
+    }
+}
+
+/// The same for longer: `CLUSTERS=100000 CONNECTIONS=1000 cargo test --release -p portcullis-compiler --test oracle
+/// for_as_long_as_asked -- --ignored --nocapture` holds 10^8 answers against the oracle.
+#[test]
+#[ignore = "takes hours"]
+fn for_as_long_as_asked() {
+    let number = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    let (clusters, connections) = (number("CLUSTERS", 100_000), number("CONNECTIONS", 1_000));
+    let mut runner = TestRunner::new(cases(1));
+    for done in 1..=clusters {
+        let tree = clusters_with_connections(connections).new_tree(&mut runner).unwrap();
+        let (cluster, connections) = tree.current();
+        let agreed = agree(&all_pods(&cluster), &connections, |connection| evaluate(&cluster, connection));
+        agreed.unwrap_or_else(|error| panic!("{error}: {cluster:?}"));
+        if done % 1_000 == 0 {
+            eprintln!("{done} clusters, {} answers", done * connections.len());
+        }
     }
 }
 
