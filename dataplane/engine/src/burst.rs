@@ -9,6 +9,7 @@ use crate::events::{Event, Events};
 use crate::flows::{Effect, Flows, Millis, Question, Standing};
 use crate::guard::{self, Admission};
 use crate::io::{PacketIo, Slot};
+use crate::segment::Arrival;
 use crate::shared::Shared;
 use crate::wiring::{Hop, Port, PortId, Wiring};
 
@@ -87,6 +88,7 @@ impl<Frame> Burst<Frame> {
         table: Option<&PolicyTable>,
         wiring: Option<&Wiring>,
         flows: &Flows,
+        id: PortId,
         now: Millis,
         recovering: bool,
         tally: &mut Tally,
@@ -100,10 +102,13 @@ impl<Frame> Burst<Frame> {
         for (frame, packet) in self.admitted.drain(..) {
             let standing = match detour(&packet.key, wiring, table) {
                 Some(reason) => Standing::Drop(reason),
-                None => flows.standing(&packet, table, now, recovering),
+                None => {
+                    let arrival = Arrival::of(id, io.bytes(&frame), &packet);
+                    flows.standing(&packet, arrival, table, now, recovering)
+                }
             };
             match standing {
-                Standing::Known => self.allowed.push((frame, packet)),
+                Standing::Known(_) => self.allowed.push((frame, packet)),
                 Standing::Judge(question) => {
                     self.keys.push(question.key);
                     self.asked.push((frame, packet, question));
@@ -119,7 +124,8 @@ impl<Frame> Burst<Frame> {
         self.keys.clear();
 
         for ((frame, packet, question), verdict) in self.asked.drain(..).zip(&self.verdicts) {
-            match settle(&packet, question, *verdict, table, flows, now) {
+            let arrival = Arrival::of(id, io.bytes(&frame), &packet);
+            match settle(&packet, arrival, question, *verdict, table, flows, now) {
                 Ok(()) => self.allowed.push((frame, packet)),
                 Err(reason) => discard(io, frame, reason, tally),
             }
@@ -165,6 +171,7 @@ impl<Frame> Burst<Frame> {
 /// Turns a verdict into connection state.
 pub(crate) fn settle(
     packet: &Packet,
+    arrival: Arrival,
     mut question: Question,
     mut verdict: Verdict,
     table: &PolicyTable,
@@ -177,7 +184,7 @@ pub(crate) fn settle(
         table.classify(&[question.key], std::slice::from_mut(&mut verdict));
     }
     match verdict {
-        Verdict::Allow => flows.allowed(packet, &question, table, now),
+        Verdict::Allow => flows.allowed(packet, arrival, &question, table, now),
         Verdict::Deny => {
             flows.denied(&question, table, now);
             Err(DropReason::DefaultDeny)

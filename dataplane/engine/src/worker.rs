@@ -72,7 +72,7 @@ impl<Io: PacketIo> Worker<Io> {
         for (slot, port) in ports.iter().enumerate() {
             burst.receive(io, Slot(slot), tally);
             burst.admit(io, *port, wiring, &shared.events, tally);
-            burst.judge(io, table, wiring, &shared.flows, now, recovering, tally);
+            burst.judge(io, table, wiring, &shared.flows, *port, now, recovering, tally);
             burst.forward(io, *me, wiring, shared, tally);
         }
         take_over(io, *me, shared, tally);
