@@ -333,6 +333,7 @@ mod tests {
             eth_src: MacAddr([2; 6]),
             key: FlowKey::new(protocol, src, dst),
             kind,
+            fragment: None,
             l3_offset: 14,
             l4_offset: 34,
             ip_len: 40,
