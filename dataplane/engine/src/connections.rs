@@ -26,7 +26,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crossbeam::utils::CachePadded;
 use flow::FlowKey;
 
-use crate::clock::Ticks;
+use crate::clock::{Span, Ticks};
 use crate::connections::hash::{Seed, Words};
 use crate::connections::index::Index;
 use crate::connections::ledger::Ledger;
@@ -37,6 +37,11 @@ use crate::state::{Queue, Sender};
 /// Which connection of the table: its shard and slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionId(u32);
+
+impl ConnectionId {
+    /// A number that stands for no connection as long as nobody has found one by it.
+    pub(crate) const NONE: Self = Self(0);
+}
 
 /// One connection, as it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +126,17 @@ impl Connections {
         self.seed.hash(key)
     }
 
+    #[inline]
+    pub(crate) fn hash_words(&self, words: &Words) -> u64 {
+        self.seed.hash_words(words)
+    }
+
+    /// How many connections the table has room for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.shards.iter().map(|shard| shard.slots.len()).sum()
+    }
+
     /// How many connections the table holds, expired ones that nobody has met included.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -176,17 +192,25 @@ impl Connections {
         }
     }
 
+    /// Whether a connection is what it was at `generation`, and has not outlived its timeout; then a packet of
+    /// it is noted. `Some(true)` if it is the first one of this tick.
+    #[inline]
+    #[must_use]
+    pub fn hold(&self, id: ConnectionId, generation: u32, timeout: Span, now: Ticks) -> Option<bool> {
+        let (current, seen) = self.mark(id).load();
+        if current != generation || now.expired(seen, timeout) {
+            return None;
+        }
+        if now.since(seen) == 0 {
+            return Some(false);
+        }
+        self.mark(id).touch(generation, now).then_some(true)
+    }
+
     /// Notes a packet of a connection. False when the connection is no longer what it was at `generation`.
     #[inline]
     pub fn touch(&self, id: ConnectionId, generation: u32, now: Ticks) -> bool {
         self.mark(id).touch(generation, now)
-    }
-
-    /// The generation and the time of the last packet of what is there now.
-    #[inline]
-    #[must_use]
-    pub fn look(&self, id: ConnectionId) -> (u32, Ticks) {
-        self.mark(id).load()
     }
 
     /// Notes what one end of a connection has acknowledged.

@@ -8,11 +8,13 @@ use flow::{DropReason, FlowKey};
 use packet::{Kind, Packet};
 use table::PolicyTable;
 
+use crate::cache::Answer;
 pub use crate::clock::Millis;
 use crate::clock::Span;
 use crate::connections::{Connection, ConnectionId, Connections, Entry, Epochs, Full};
 use crate::segment::Arrival;
 use crate::state::{Sender, State};
+use crate::wiring::Hop;
 
 /// What the connection table says of one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,14 @@ pub(crate) struct Ticket {
     pub(crate) generation: u32,
     pub(crate) sender: Sender,
     pub(crate) timeout: Span,
+}
+
+impl Ticket {
+    /// What the cache answers for the packets that follow, which take the same next hop.
+    pub(crate) const fn leading(self, hop: Hop) -> Answer {
+        let Self { id, generation, sender, timeout } = self;
+        Answer { hop, id, generation, sender, timeout }
+    }
 }
 
 /// What policy is asked about one packet.
@@ -84,6 +94,12 @@ impl Flows {
     #[must_use]
     pub fn opened_by(ports: usize, capacity: usize) -> Self {
         Self { connections: Connections::new(capacity, ports) }
+    }
+
+    /// How many connections there is room for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.connections.capacity()
     }
 
     /// How many connections there are, expired ones that no sweep has met included.
@@ -195,6 +211,8 @@ impl Flows {
             let timeout = found.entry.state.timeout();
             let Connection { id, generation, sender, .. } = *found;
             return match self.connections.touch(id, generation, now.ticks()) && is_steady(packet.kind) {
+                // A fragment's successors have no ports.
+                true if packet.fragment.is_some() => Pass::Once,
                 true => Pass::While(Ticket { id, generation, sender, timeout }),
                 false => Pass::Once,
             };

@@ -21,6 +21,7 @@ pub mod worker;
 mod burst;
 pub mod shared;
 mod guard;
+pub mod cache;
 pub mod flows;
 pub mod connections;
 pub mod state;

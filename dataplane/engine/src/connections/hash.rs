@@ -6,7 +6,7 @@ use flow::{Address, FlowKey};
 
 /// What only this process knows of the hash, so that nobody can choose five-tuples that collide.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seed([u64; 4]);
+pub(crate) struct Seed([u64; 5]);
 
 impl Seed {
     /// A seed from the system's randomness.
@@ -26,23 +26,25 @@ impl Seed {
     /// what collides cannot be told from outside, but for two connections whose ends have swapped their ports.
     #[inline]
     pub(crate) fn hash_words(&self, words: &Words) -> u64 {
-        let Self([high, low, ends, service]) = *self;
+        let Self([high, low, ends, service, last]) = *self;
         let end = |(h, l): (u64, u64)| fold(h ^ high, l ^ low);
         let both = end(words.src).wrapping_add(end(words.dst));
         // Of the two orders of the ports the smaller number.
-        fold(both ^ ends, words.service.min(words.reversed) ^ service)
+        let product = fold(both ^ ends, words.service.min(words.reversed) ^ service);
+        // Once more: the multiples of one number, as ports in a row make them, can lie in rows themselves.
+        fold(product, last)
     }
 }
 
 /// A five-tuple as slots hold it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Words {
-    pub(super) src: (u64, u64),
-    pub(super) dst: (u64, u64),
+    pub(crate) src: (u64, u64),
+    pub(crate) dst: (u64, u64),
     /// From the lowest bit: destination port, source port, protocol.
-    pub(super) service: u64,
+    pub(crate) service: u64,
     /// The same with the ports swapped.
-    pub(super) reversed: u64,
+    pub(crate) reversed: u64,
 }
 
 /// The bits of a word that [`Words`] use for ports and protocol.
@@ -107,6 +109,25 @@ mod tests {
             hashes.iter().for_each(|hash| buckets[(hash >> shift) as usize % 4096] += 1);
             let fullest = buckets.iter().max().unwrap();
             assert!(*fullest < 25, "bits from {shift}: {fullest} in one bucket");
+        }
+    }
+
+    #[test]
+    fn ports_in_a_row_spread_under_every_seed() {
+        for _ in 0..200 {
+            let seed = Seed::random();
+            let mut buckets = [[0; 128]; 4];
+            for port in 0..1000 {
+                let key =
+                    FlowKey::new(Protocol::TCP, (Address::v4([10; 4]), port), (Address::v4([11; 4]), 80));
+                let hash = seed.hash(&key);
+                for (buckets, shift) in buckets.iter_mut().zip([0, 16, 20, 32]) {
+                    buckets[(hash >> shift) as usize % 128] += 1;
+                }
+            }
+            // Eight in each on average.
+            let fullest = buckets.as_flattened().iter().max().unwrap();
+            assert!(*fullest < 34, "{fullest} in one bucket under {seed:?}");
         }
     }
 
