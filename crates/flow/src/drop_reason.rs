@@ -104,6 +104,9 @@ drop_reasons! {
     FlowTableFull, "flow_table_full",
         "The flow table has no room for a new connection.",
         "Raise `flows.capacity`, or find who opens so many connections.";
+    FlowQuota, "flow_quota",
+        "The port has opened half of the connections that the flow table has room for, and none of them is over.",
+        "Look what the pod behind it does; other ports go on opening connections.";
     // forward
     TtlExpired, "ttl_expired",
         "The TTL or hop limit would reach zero here.",

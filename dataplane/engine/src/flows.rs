@@ -230,7 +230,7 @@ impl Flows {
     ///
     /// # Errors
     ///
-    /// `FlowTableFull` when a new connection finds no room.
+    /// `FlowTableFull` or `FlowQuota` when a new connection finds no room.
     pub(crate) fn allowed(
         &self,
         packet: &Packet,
@@ -262,7 +262,7 @@ impl Flows {
         });
         entered.map_err(|full| match full {
             Full::Table => DropReason::FlowTableFull,
-            Full::Port => DropReason::FlowTableFull,
+            Full::Port => DropReason::FlowQuota,
         })
     }
 
