@@ -1,12 +1,13 @@
 //! The stages that a burst of frames goes through, in order.
 
 use flow::{DropReason, FlowKey, Verdict};
-use packet::Packet;
+use packet::{LaterFragment, Packet};
 use table::PolicyTable;
 
 use crate::counters::Tally;
 use crate::events::{Event, Events};
 use crate::flows::{Effect, Flows, Millis, Question, Standing};
+use crate::fragments::Fragments;
 use crate::guard::{self, Admission};
 use crate::io::{PacketIo, Slot};
 use crate::segment::Arrival;
@@ -25,10 +26,14 @@ pub(crate) struct Burst<Frame> {
     keys: Vec<FlowKey>,
     verdicts: Vec<Verdict>,
     allowed: Vec<(Frame, Packet)>,
+    later: Vec<(Frame, LaterFragment)>,
+    /// Whether a fragment is among them.
+    fragmented: bool,
+    fragments: Fragments,
 }
 
 impl<Frame> Burst<Frame> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(ports: &[PortId]) -> Self {
         Self {
             arrived: Vec::with_capacity(BURST),
             admitted: Vec::with_capacity(BURST),
@@ -36,6 +41,9 @@ impl<Frame> Burst<Frame> {
             keys: Vec::with_capacity(BURST),
             verdicts: Vec::with_capacity(BURST),
             allowed: Vec::with_capacity(BURST),
+            later: Vec::with_capacity(BURST),
+            fragmented: false,
+            fragments: Fragments::new(ports),
         }
     }
 
@@ -67,7 +75,13 @@ impl<Frame> Burst<Frame> {
             };
             let reason = match admission {
                 Admission::Admitted(packet) => {
+                    self.fragmented |= packet.fragment.is_some();
                     self.admitted.push((frame, packet));
+                    continue;
+                }
+                Admission::Later(later) => {
+                    self.fragmented = true;
+                    self.later.push((frame, later));
                     continue;
                 }
                 Admission::Introduced(mac) => {
@@ -127,6 +141,42 @@ impl<Frame> Burst<Frame> {
             let arrival = Arrival::of(id, io.bytes(&frame), &packet);
             match settle(&packet, arrival, question, *verdict, table, flows, now) {
                 Ok(()) => self.allowed.push((frame, packet)),
+                Err(reason) => discard(io, frame, reason, tally),
+            }
+        }
+    }
+
+    /// Remembers the first fragments that were allowed, and lets the later ones follow theirs.
+    pub(crate) fn follow<Io: PacketIo<Frame = Frame>>(
+        &mut self,
+        io: &mut Io,
+        port: PortId,
+        table: Option<&PolicyTable>,
+        now: Millis,
+        tally: &mut Tally,
+    ) {
+        if !std::mem::take(&mut self.fragmented) {
+            return;
+        }
+        let Self { allowed, later, fragments, .. } = self;
+        let Some(table) = table else {
+            for (frame, _) in later.drain(..) {
+                discard(io, frame, DropReason::NoTable, tally);
+            }
+            return;
+        };
+        let epochs = |src, dst| [table.epoch_of(src), table.epoch_of(dst)];
+        let mut refused = |packet: &Packet| {
+            let (src, dst) = (packet.key.src.address, packet.key.dst.address);
+            packet.fragment.is_some() && fragments.remember(port, packet, epochs(src, dst), now).is_err()
+        };
+        for (frame, _) in allowed.extract_if(.., |(_, packet)| refused(packet)) {
+            discard(io, frame, DropReason::FragmentOverlap, tally);
+        }
+        for (frame, later) in later.drain(..) {
+            let epochs = epochs(later.datagram.src, later.datagram.dst);
+            match fragments.follow(port, &later, epochs, now) {
+                Ok(packet) => allowed.push((frame, packet)),
                 Err(reason) => discard(io, frame, reason, tally),
             }
         }

@@ -2,7 +2,7 @@
 
 use flow::{DropReason, MacAddr};
 use packet::neighbour::{Arp, pinning_claim};
-use packet::{Kind, Packet};
+use packet::{Kind, LaterFragment, Packet};
 
 use crate::wiring::{Port, Role, Wiring};
 
@@ -11,6 +11,8 @@ use crate::wiring::{Port, Role, Wiring};
 pub(crate) enum Admission {
     /// It may go on.
     Admitted(Packet),
+    /// It may go on if the first fragment of its datagram did.
+    Later(LaterFragment),
     /// It goes no further, but shows the MAC address of the port's pod.
     Introduced(MacAddr),
     /// It goes no further.
@@ -40,8 +42,20 @@ pub(crate) fn admit(frame: &[u8], port: &Port, wiring: &Wiring) -> Admission {
         Err(DropReason::UnknownEthertype) if Arp::parse(frame).is_some() => {
             Admission::Refused(DropReason::NeighbourSpoofed)
         }
+        Err(DropReason::FragmentUnmatched) => admit_later(frame, port, wiring),
         Err(reason) => Admission::Refused(reason),
     }
+}
+
+/// Judges a later fragment, by the same rules as a packet.
+#[cold]
+fn admit_later(frame: &[u8], port: &Port, wiring: &Wiring) -> Admission {
+    let later = LaterFragment::parse(frame);
+    let Some((later, packet)) = later.and_then(|later| Some((later, later.following(later.bare_key())?)))
+    else {
+        return Admission::Refused(DropReason::FragmentUnmatched);
+    };
+    refusal(&packet, port, wiring).map_or(Admission::Later(later), Admission::Refused)
 }
 
 fn refusal(packet: &Packet, port: &Port, wiring: &Wiring) -> Option<DropReason> {

@@ -48,8 +48,9 @@ impl<Io: PacketIo> Worker<Io> {
         let ports = shared.ports_of(me);
         assert_eq!(ports.len(), io.ports(), "worker {me} drives other ports than it owns");
         let recovery = Recovery { window: recovery_window, until: None };
+        let burst = Burst::new(&ports);
         let (tally, counters) = (Tally::default(), Arc::default());
-        Self { io, me, ports, shared, table, wiring, recovery, burst: Burst::new(), tally, counters }
+        Self { io, me, ports, shared, table, wiring, recovery, burst, tally, counters }
     }
 
     /// Where this worker's figures can be read.
@@ -73,6 +74,7 @@ impl<Io: PacketIo> Worker<Io> {
             burst.receive(io, Slot(slot), tally);
             burst.admit(io, *port, wiring, &shared.events, tally);
             burst.judge(io, table, wiring, &shared.flows, *port, now, recovering, tally);
+            burst.follow(io, *port, table, now, tally);
             burst.forward(io, *me, wiring, shared, tally);
         }
         take_over(io, *me, shared, tally);

@@ -38,7 +38,12 @@ fn frames_and_their_fates() {
         row("a VLAN tag", 0, from_pod(0).vlan(0).ip(A, B).udp(1, 80), Err(VlanTagged)),
         row("two VLAN tags", 0, from_pod(0).tag(0x88a8, 5).vlan(5).ip(A, B).udp(1, 80), Err(VlanTagged)),
         row("a tiny first fragment", 0, from_pod(0).ip(A, B).fragment(0, true).udp(1, 80), Err(FragmentTiny)),
-        row("a later fragment", 0, from_pod(0).ip(A, B).fragment(185, false).udp(1, 80), Err(FragmentUnmatched)),
+        row(
+            "a later fragment",
+            0,
+            from_pod(0).ip(A, B).fragment(185, false).udp(1, 80),
+            Err(FragmentUnmatched),
+        ),
         row("the last hop", 0, from_pod(0).ip(A, B).ttl(1).udp(1, 80), Err(TtlExpired)),
         row("no hop at all", 0, from_pod(0).ip(A6, B6).ttl(0).udp(1, 80), Err(TtlExpired)),
         row("too big for the port", 0, from_pod(0).ip(A, B).udp(1, 80).payload(&[0; 1473]), Err(TooBig)),
