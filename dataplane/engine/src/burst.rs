@@ -4,13 +4,15 @@ use flow::{DropReason, FlowKey, Verdict};
 use packet::{LaterFragment, Packet};
 use table::PolicyTable;
 
+use crate::cache::Cache;
+use crate::connections::hash::Words;
 use crate::counters::Tally;
 use crate::events::{Event, Events};
-use crate::flows::{Effect, Flows, Millis, Question, Standing};
+use crate::flows::{Effect, Flows, Millis, Pass, Question, Standing, is_steady};
 use crate::fragments::Fragments;
 use crate::guard::{self, Admission};
 use crate::io::{PacketIo, Slot};
-use crate::segment::Arrival;
+use crate::segment::{Arrival, Numbers};
 use crate::shared::Shared;
 use crate::wiring::{Hop, Port, PortId, Wiring};
 
@@ -22,6 +24,9 @@ pub(crate) const BURST: usize = 64;
 pub(crate) struct Burst<Frame> {
     arrived: Vec<Frame>,
     admitted: Vec<(Frame, Packet)>,
+    unknown: Vec<(Frame, Packet)>,
+    sought: Vec<(Words, u64)>,
+    hops: Vec<Option<Hop>>,
     asked: Vec<(Frame, Packet, Question)>,
     keys: Vec<FlowKey>,
     verdicts: Vec<Verdict>,
@@ -37,6 +42,9 @@ impl<Frame> Burst<Frame> {
         Self {
             arrived: Vec::with_capacity(BURST),
             admitted: Vec::with_capacity(BURST),
+            unknown: Vec::with_capacity(BURST),
+            sought: Vec::with_capacity(BURST),
+            hops: Vec::with_capacity(BURST),
             asked: Vec::with_capacity(BURST),
             keys: Vec::with_capacity(BURST),
             verdicts: Vec::with_capacity(BURST),
@@ -94,6 +102,55 @@ impl<Frame> Burst<Frame> {
         }
     }
 
+    /// Sends on what this worker knows by itself: packets that cannot change their connection, while it, the
+    /// policy table and the wiring are what they were. The rest stays admitted.
+    ///
+    /// In three steps over the whole burst, so that memory is waited for once and not once for each packet.
+    #[expect(clippy::too_many_arguments, reason = "the stage goes all the way from the cache to the ring")]
+    pub(crate) fn pass_known<Io: PacketIo<Frame = Frame>>(
+        &mut self,
+        io: &mut Io,
+        me: usize,
+        wiring: Option<&Wiring>,
+        cache: &Cache,
+        shared: &Shared,
+        now: Millis,
+        tally: &mut Tally,
+    ) {
+        let (Some(wiring), connections, now) = (wiring, shared.flows.connections(), now.ticks()) else {
+            return;
+        };
+        let Self { admitted, unknown, sought, hops, .. } = self;
+        sought.clear();
+        for (_, packet) in &*admitted {
+            let words = Words::of(&packet.key);
+            let hash = connections.hash_words(&words);
+            cache.warm(&words, hash);
+            sought.push((words, hash));
+        }
+        hops.clear();
+        for ((frame, packet), (words, hash)) in admitted.iter().zip(&*sought) {
+            let steady = is_steady(packet.kind) && packet.fragment.is_none();
+            let answer = cache.find(words, *hash).filter(|_| steady).filter(|answer| {
+                let held = connections.hold(answer.id, answer.generation, answer.timeout, now);
+                if held == Some(true)
+                    && let Some(number) = Numbers::of(io.bytes(frame), packet).acknowledged(packet.kind)
+                {
+                    connections.acknowledge(answer.id, answer.sender, number);
+                }
+                held.is_some()
+            });
+            hops.push(answer.map(|answer| answer.hop));
+        }
+        for ((frame, packet), hop) in admitted.drain(..).zip(hops) {
+            match hop {
+                Some(hop) => depart(io, me, frame, &packet, *hop, wiring, shared, tally),
+                None => unknown.push((frame, packet)),
+            }
+        }
+        std::mem::swap(admitted, unknown);
+    }
+
     /// Finds the connection of every packet, and asks policy about the rest together.
     #[expect(clippy::too_many_arguments, reason = "the stage reads everything that decides about a packet")]
     pub(crate) fn judge<Io: PacketIo<Frame = Frame>>(
@@ -101,6 +158,7 @@ impl<Frame> Burst<Frame> {
         io: &mut Io,
         table: Option<&PolicyTable>,
         wiring: Option<&Wiring>,
+        cache: &mut Cache,
         flows: &Flows,
         id: PortId,
         now: Millis,
@@ -122,7 +180,12 @@ impl<Frame> Burst<Frame> {
                 }
             };
             match standing {
-                Standing::Known(_) => self.allowed.push((frame, packet)),
+                Standing::Known(pass) => {
+                    if let (Pass::While(ticket), Ok(hop)) = (pass, wiring.next_hop(packet.key.dst.address)) {
+                        cache.put(&packet.key, flows.connections().hash(&packet.key), ticket.leading(hop));
+                    }
+                    self.allowed.push((frame, packet));
+                }
                 Standing::Judge(question) => {
                     self.keys.push(question.key);
                     self.asked.push((frame, packet, question));
@@ -192,27 +255,10 @@ impl<Frame> Burst<Frame> {
         tally: &mut Tally,
     ) {
         let Some(wiring) = wiring else { return };
-        for (mut frame, packet) in self.allowed.drain(..) {
-            let (port, hop) = match departure(&packet, wiring, &shared.events) {
-                Ok(departure) => departure,
-                Err(reason) => {
-                    discard(io, frame, reason, tally);
-                    continue;
-                }
-            };
-            let bytes = io.bytes_mut(&mut frame);
-            packet::rewrite::decrement_ttl(bytes, &packet);
-            packet::rewrite::complete_checksum(bytes, &packet);
-            packet::rewrite::rewrite_macs(bytes, hop.mac, port.mac);
-
-            let owner = shared.owners[usize::from(hop.port.0)];
-            if owner.worker == me {
-                transmit(io, owner.slot, frame, tally);
-            } else if shared.inboxes[owner.worker].post(hop.port, io.bytes(&frame)) {
-                io.recycle(frame);
-                tally.handed_out += 1;
-            } else {
-                discard(io, frame, DropReason::HandoffFull, tally);
+        for (frame, packet) in self.allowed.drain(..) {
+            match next_hop(&packet, wiring, &shared.events) {
+                Ok(hop) => depart(io, me, frame, &packet, hop, wiring, shared, tally),
+                Err(reason) => discard(io, frame, reason, tally),
             }
         }
     }
@@ -242,28 +288,65 @@ pub(crate) fn settle(
     }
 }
 
-/// Where an allowed packet leaves, and to whom.
-fn departure<'w>(
-    packet: &Packet,
-    wiring: &'w Wiring,
-    events: &Events,
-) -> Result<(&'w Port, Hop), DropReason> {
+/// Where an allowed packet goes next.
+fn next_hop(packet: &Packet, wiring: &Wiring, events: &Events) -> Result<Hop, DropReason> {
+    // A packet on its last hop asks for no neighbour.
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExpired);
     }
     let dst = packet.key.dst.address;
-    let hop = wiring.next_hop(dst).inspect_err(|reason| {
+    wiring.next_hop(dst).inspect_err(|reason| {
         let uplink = wiring.route(dst).filter(|_| *reason == DropReason::NoNeighbour);
         let pod = wiring.pod_port(dst).map(|port| (port, dst));
         if let Some((port, neighbour)) = pod.or(uplink) {
             events.tell(Event::Unresolved(port, neighbour));
         }
-    })?;
-    let port = wiring.port(hop.port).ok_or(DropReason::NoRoute)?;
-    if packet.ip_len > port.mtu {
-        return Err(DropReason::TooBig);
+    })
+}
+
+/// Why a packet cannot leave by a port, if it cannot.
+const fn obstacle(packet: &Packet, port: &Port) -> Option<DropReason> {
+    if packet.ttl <= 1 {
+        Some(DropReason::TtlExpired)
+    } else if packet.ip_len > port.mtu {
+        Some(DropReason::TooBig)
+    } else {
+        None
     }
-    Ok((port, hop))
+}
+
+/// Makes a frame what a router sends, and hands it to its port.
+#[expect(clippy::too_many_arguments, reason = "the step reads everything that decides about a frame's way")]
+fn depart<Io: PacketIo>(
+    io: &mut Io,
+    me: usize,
+    mut frame: Io::Frame,
+    packet: &Packet,
+    hop: Hop,
+    wiring: &Wiring,
+    shared: &Shared,
+    tally: &mut Tally,
+) {
+    let Some(port) = wiring.port(hop.port) else {
+        return discard(io, frame, DropReason::NoRoute, tally);
+    };
+    if let Some(reason) = obstacle(packet, port) {
+        return discard(io, frame, reason, tally);
+    }
+    let bytes = io.bytes_mut(&mut frame);
+    packet::rewrite::decrement_ttl(bytes, packet);
+    packet::rewrite::complete_checksum(bytes, packet);
+    packet::rewrite::rewrite_macs(bytes, hop.mac, port.mac);
+
+    let owner = shared.owners[usize::from(hop.port.0)];
+    if owner.worker == me {
+        transmit(io, owner.slot, frame, tally);
+    } else if shared.inboxes[owner.worker].post(hop.port, io.bytes(&frame)) {
+        io.recycle(frame);
+        tally.handed_out += 1;
+    } else {
+        discard(io, frame, DropReason::HandoffFull, tally);
+    }
 }
 
 /// Queues a frame on a port of this worker, or counts why not.
