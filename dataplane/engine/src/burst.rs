@@ -23,7 +23,9 @@ pub(crate) const BURST: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Burst<Frame> {
     arrived: Vec<Frame>,
-    admitted: Vec<(Frame, Packet)>,
+    admitted: Vec<Frame>,
+    /// Those that were admitted, beside their frames.
+    packets: Vec<Packet>,
     unknown: Vec<(Frame, Packet)>,
     sought: Vec<(Words, u64)>,
     hops: Vec<Option<Hop>>,
@@ -42,6 +44,7 @@ impl<Frame> Burst<Frame> {
         Self {
             arrived: Vec::with_capacity(BURST),
             admitted: Vec::with_capacity(BURST),
+            packets: Vec::with_capacity(BURST),
             unknown: Vec::with_capacity(BURST),
             sought: Vec::with_capacity(BURST),
             hops: Vec::with_capacity(BURST),
@@ -84,7 +87,8 @@ impl<Frame> Burst<Frame> {
             let reason = match admission {
                 Admission::Admitted(packet) => {
                     self.fragmented |= packet.fragment.is_some();
-                    self.admitted.push((frame, packet));
+                    self.admitted.push(frame);
+                    self.packets.push(packet);
                     continue;
                 }
                 Admission::Later(later) => {
@@ -103,7 +107,7 @@ impl<Frame> Burst<Frame> {
     }
 
     /// Sends on what this worker knows by itself: packets that cannot change their connection, while it, the
-    /// policy table and the wiring are what they were. The rest stays admitted.
+    /// policy table and the wiring are what they were. The rest is left to be judged.
     ///
     /// In three steps over the whole burst, so that memory is waited for once and not once for each packet.
     #[expect(clippy::too_many_arguments, reason = "the stage goes all the way from the cache to the ring")]
@@ -120,16 +124,16 @@ impl<Frame> Burst<Frame> {
         let (Some(wiring), connections, now) = (wiring, shared.flows.connections(), now.ticks()) else {
             return;
         };
-        let Self { admitted, unknown, sought, hops, .. } = self;
+        let Self { admitted, packets, unknown, sought, hops, .. } = self;
         sought.clear();
-        for (_, packet) in &*admitted {
+        for packet in &*packets {
             let words = Words::of(&packet.key);
             let hash = connections.hash_words(&words);
             cache.warm(&words, hash);
             sought.push((words, hash));
         }
         hops.clear();
-        for ((frame, packet), (words, hash)) in admitted.iter().zip(&*sought) {
+        for ((frame, packet), (words, hash)) in admitted.iter().zip(&*packets).zip(&*sought) {
             let steady = is_steady(packet.kind) && packet.fragment.is_none();
             let answer = cache.find(words, *hash).filter(|_| steady).filter(|answer| {
                 let held = connections.hold(answer.id, answer.generation, answer.timeout, now);
@@ -142,13 +146,13 @@ impl<Frame> Burst<Frame> {
             });
             hops.push(answer.map(|answer| answer.hop));
         }
-        for ((frame, packet), hop) in admitted.drain(..).zip(hops) {
+        for ((frame, packet), hop) in admitted.drain(..).zip(&*packets).zip(hops) {
             match hop {
-                Some(hop) => depart(io, me, frame, &packet, *hop, wiring, shared, tally),
-                None => unknown.push((frame, packet)),
+                Some(hop) => depart(io, me, frame, packet, *hop, wiring, shared, tally),
+                None => unknown.push((frame, *packet)),
             }
         }
-        std::mem::swap(admitted, unknown);
+        packets.clear();
     }
 
     /// Finds the connection of every packet, and asks policy about the rest together.
@@ -166,12 +170,12 @@ impl<Frame> Burst<Frame> {
         tally: &mut Tally,
     ) {
         let (Some(table), Some(wiring)) = (table, wiring) else {
-            for (frame, _) in self.admitted.drain(..) {
+            for (frame, _) in self.unknown.drain(..) {
                 discard(io, frame, DropReason::NoTable, tally);
             }
             return;
         };
-        for (frame, packet) in self.admitted.drain(..) {
+        for (frame, packet) in self.unknown.drain(..) {
             let standing = match detour(&packet.key, wiring, table) {
                 Some(reason) => Standing::Drop(reason),
                 None => {
