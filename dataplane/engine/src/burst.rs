@@ -129,7 +129,7 @@ impl<Frame> Burst<Frame> {
         for packet in &*packets {
             let words = Words::of(&packet.key);
             let hash = connections.hash_words(&words);
-            cache.warm(&words, hash);
+            cache.load(&words, hash);
             sought.push((words, hash));
         }
         hops.clear();

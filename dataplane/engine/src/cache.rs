@@ -97,9 +97,15 @@ impl Cache {
         }
     }
 
-    /// Loads what a search for each of these will look at, all at once.
+    /// Loads what a search for this key will look at. Of several keys all are loaded at once, if no search waits
+    /// for one in between.
     #[inline]
-    pub(crate) fn warm(&self, words: &Words, hash: u64) {
+    pub fn warm(&self, key: &FlowKey, hash: u64) {
+        self.load(&Words::of(key), hash);
+    }
+
+    #[inline]
+    pub(crate) fn load(&self, words: &Words, hash: u64) {
         std::hint::black_box(self.pairs[self.pair(words, hash)][0].version);
     }
 
