@@ -17,22 +17,21 @@
 pub(crate) mod hash;
 mod index;
 mod ledger;
+mod shard;
 mod slot;
 
 use std::hint::black_box;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 use flow::FlowKey;
 
 use crate::clock::{Span, Ticks};
 use crate::connections::hash::{Seed, Words};
-use crate::connections::index::Index;
-use crate::connections::ledger::Ledger;
+use crate::connections::shard::Shard;
 pub use crate::connections::slot::{Entry, Epochs};
 use crate::connections::slot::{Mark, Slot};
-use crate::state::{Queue, Sender};
+use crate::state::Sender;
 
 /// Which connection of the table: its shard and slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,17 +72,6 @@ pub enum Full {
     Table,
     /// The port has opened its share of the table.
     Port,
-}
-
-#[derive(Debug)]
-struct Shard {
-    index: Index,
-    slots: Box<[Slot]>,
-    marks: Box<[Mark]>,
-    ledger: Mutex<Ledger>,
-    /// The most connections that one port may have opened.
-    quota: u16,
-    count: AtomicU32,
 }
 
 /// The connection table.
@@ -260,7 +248,7 @@ impl Connections {
         let shard = &self.shards[*cursor];
         // A shard without connections is passed over without its lock.
         if shard.count.load(Ordering::Relaxed) > 0
-            && let Ok(mut ledger) = shard.ledger.try_lock()
+            && let Some(mut ledger) = shard.try_lock()
         {
             shard.expire(&mut ledger, now, steps, &self.seed);
         }
@@ -281,162 +269,5 @@ impl Connections {
     #[inline]
     fn mark(&self, id: ConnectionId) -> &Mark {
         &self.shards[(id.0 >> 16) as usize].marks[(id.0 & 0xffff) as usize]
-    }
-}
-
-impl Shard {
-    fn new(slots: u16, ports: usize) -> Self {
-        let empty = |_| {
-            let slot = Slot::default();
-            slot.clear();
-            slot
-        };
-        Self {
-            index: Index::new(usize::from(slots)),
-            slots: (0..slots).map(empty).collect(),
-            marks: (0..slots).map(|_| Mark::default()).collect(),
-            ledger: Mutex::new(Ledger::new(slots, ports)),
-            quota: if ports > 1 { slots.div_ceil(2) } else { u16::MAX },
-            count: AtomicU32::new(0),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Ledger> {
-        // A thread that panics ends the process; its last change is whole or not begun.
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn bytes(&self) -> usize {
-        size_of::<CachePadded<Self>>()
-            + self.index.bytes()
-            + size_of_val(&*self.slots)
-            + size_of_val(&*self.marks)
-            + self.lock().bytes()
-    }
-
-    #[inline]
-    fn find(&self, words: &Words, hash: u64) -> Option<(u16, u32, Ticks, Sender, Entry)> {
-        self.index.find(self.index.place(hash), |number| {
-            let slot = &self.slots[usize::from(number)];
-            let look = || Some((slot.sender(words)?, slot.entry()?));
-            let (generation, seen, found) = self.marks[usize::from(number)].read(look);
-            let (sender, entry) = found?;
-            Some((number, generation, seen, sender, entry))
-        })
-    }
-
-    fn change(
-        &self,
-        ledger: &mut Ledger,
-        number: u16,
-        before: &Entry,
-        words: &Words,
-        entry: &Entry,
-        now: Ticks,
-    ) {
-        let slot = &self.slots[usize::from(number)];
-        self.marks[usize::from(number)].write(now, || slot.write(words, entry));
-        if before.opener != entry.opener {
-            ledger.reassign(before.opener, entry.opener);
-        }
-        if before.state.queue() != entry.state.queue() {
-            ledger.unlink(before.state.queue(), number, &self.slots);
-            ledger.append(entry.state.queue(), number, now, &self.slots);
-        }
-    }
-
-    /// Enters a connection that is not there. How many others it gave up for it that still lived.
-    fn insert(
-        &self,
-        ledger: &mut Ledger,
-        hash: u64,
-        words: &Words,
-        entry: &Entry,
-        now: Ticks,
-        seed: &Seed,
-    ) -> Result<u32, Full> {
-        let mut given_up = 0;
-        let place = self.index.place(hash);
-        if ledger.opened_by(entry.opener) >= self.quota {
-            let mut old = Queue::EXPENDABLE.iter().flat_map(|queue| ledger.old(*queue, &self.slots));
-            let own = old.find(|number| self.entry(*number).is_some_and(|old| old.opener == entry.opener));
-            given_up += self.give_up(ledger, own, now, seed).ok_or(Full::Port)?;
-        }
-        if ledger.is_full() {
-            let spent = Queue::ALL.iter().filter_map(|queue| ledger.oldest(*queue));
-            let spent = spent.into_iter().find(|number| self.is_expired(*number, now));
-            let oldest = || Queue::EXPENDABLE.iter().find_map(|queue| ledger.oldest(*queue));
-            let victim = spent.or_else(oldest);
-            given_up += self.give_up(ledger, victim, now, seed).ok_or(Full::Table)?;
-        }
-        if self.index.is_full(place) {
-            let expendable = |number: &u16| {
-                self.is_expired(*number, now)
-                    || self.entry(*number).is_some_and(|old| Queue::EXPENDABLE.contains(&old.state.queue()))
-            };
-            let neighbour = self.index.neighbours(place).find(expendable);
-            given_up += self.give_up(ledger, neighbour, now, seed).ok_or(Full::Table)?;
-        }
-        let number = ledger.take(entry.opener).ok_or(Full::Table)?;
-        let slot = &self.slots[usize::from(number)];
-        self.marks[usize::from(number)].write(now, || slot.write(words, entry));
-        self.index.enter(place, number);
-        ledger.append(entry.state.queue(), number, now, &self.slots);
-        self.count.fetch_add(1, Ordering::Relaxed);
-        Ok(given_up)
-    }
-
-    /// Removes `victim` for another: one if it still lived, else none; `None` if there is no victim.
-    fn give_up(&self, ledger: &mut Ledger, victim: Option<u16>, now: Ticks, seed: &Seed) -> Option<u32> {
-        let number = victim?;
-        let entry = self.entry(number)?;
-        let lived = !self.is_expired(number, now);
-        self.remove(ledger, number, &entry, seed);
-        Some(u32::from(lived))
-    }
-
-    fn remove(&self, ledger: &mut Ledger, number: u16, entry: &Entry, seed: &Seed) {
-        let slot = &self.slots[usize::from(number)];
-        self.index.leave(self.index.place(seed.hash_words(&slot.words())), number);
-        self.marks[usize::from(number)].write(Ticks(0), || slot.clear());
-        ledger.unlink(entry.state.queue(), number, &self.slots);
-        ledger.give_back(number, entry.opener);
-        self.count.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    fn entry(&self, number: u16) -> Option<Entry> {
-        self.slots[usize::from(number)].entry()
-    }
-
-    fn is_expired(&self, number: u16, now: Ticks) -> bool {
-        let (_, seen) = self.marks[usize::from(number)].load();
-        self.entry(number).is_some_and(|entry| now.expired(seen, entry.state.timeout()))
-    }
-
-    /// Looks at what has waited for a whole timeout, and removes what no packet has prolonged. How many looks.
-    fn expire(&self, ledger: &mut Ledger, now: Ticks, steps: usize, seed: &Seed) -> usize {
-        let mut taken = 0;
-        for queue in Queue::ALL {
-            while taken < steps
-                && let Some(number) = ledger.oldest(queue)
-            {
-                let slot = &self.slots[usize::from(number)];
-                if !now.expired(slot.chain().since, queue.timeout()) {
-                    break;
-                }
-                taken += 1;
-                let (_, seen) = self.marks[usize::from(number)].load();
-                match self.entry(number) {
-                    Some(entry) if now.expired(seen, queue.timeout()) => {
-                        self.remove(ledger, number, &entry, seed);
-                    }
-                    _ => {
-                        ledger.unlink(queue, number, &self.slots);
-                        ledger.append(queue, number, seen, &self.slots);
-                    }
-                }
-            }
-        }
-        taken
     }
 }
