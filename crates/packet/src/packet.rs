@@ -33,7 +33,8 @@ pub struct Packet {
     pub l3_offset: u16,
     /// Where the layer-4 header begins, in bytes from the start of the frame.
     pub l4_offset: u16,
-    /// The length of the IP packet in bytes, its header included; of the fragment, if it is one. What follows is Ethernet padding.
+    /// The length in bytes of the IP packet, or of the fragment if it is one, its header included. What follows
+    /// is Ethernet padding.
     pub ip_len: u32,
     /// The TTL or hop limit, as it arrived.
     pub ttl: u8,
