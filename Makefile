@@ -18,7 +18,8 @@ endif
 # Two warnings that say nothing: kube has its home before it is used, and libxdp-sys spells its licence the old way.
 DENY := -A unused-wrapper -A parse-error
 
-.PHONY: help setup build demo test check fmt clippy deny doc advisories lab lab-down bench bench-reach bench-table
+.PHONY: help setup build demo test fuzz check fmt clippy deny doc advisories lab lab-down bench bench-reach \
+	bench-table
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +37,9 @@ demo: build ## bring the lab up, enforce docs/examples, print expected against o
 test: setup ## run all tests: unit, property, and the lab tests (root)
 	$(NEED_ROOT)
 	cargo $(RUNNER) test --workspace --locked
+
+fuzz: ## ten million hostile frames through the parser (nightly toolchain and cargo-fuzz; about ten minutes)
+	cd crates/packet/fuzz && cargo +nightly fuzz run lanes -- -runs=10000000 -max_len=256
 
 check: fmt clippy deny doc ## formatting, lints, licences and arrows, documentation
 

@@ -15,6 +15,10 @@ fn packet(c: &mut Criterion) {
         ("ipv4-udp", a_to_b().udp(4000, 80).build()),
         ("ipv6-tcp", v6.build()),
         ("ipv4-options", a_to_b().options(&[1, 1, 1, 0]).udp(4000, 80).build()),
+        ("ipv6-extension", v6.clone().extension(60, &[1, 4]).build()),
+        ("ping", a_to_b().ping(7).payload(&[7; 56]).build()),
+        ("fragment", a_to_b().udp(4000, 80).payload(&[7; 2000]).fragments(7, 1480).swap_remove(0)),
+        ("vlan", a_to_b().udp(4000, 80).vlan(0).build()),
     ] {
         group.bench_function(format!("{class}/time"), |b| b.iter(|| Packet::parse(black_box(&frame))));
     }

@@ -3,6 +3,8 @@
 use bench::{BURST, Node, a_to_b};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
+const FLOWS: usize = 4096;
+
 fn worker(c: &mut Criterion) {
     let mut group = c.benchmark_group("turn");
     group.throughput(Throughput::Elements(BURST as u64));
@@ -26,6 +28,29 @@ fn worker(c: &mut Criterion) {
             });
         });
     }
+
+    // As many flows as fit a core's cache, each burst of others.
+    let mut node = Node::new(4 * FLOWS);
+    let bursts: Vec<Vec<_>> = (0..FLOWS as u16)
+        .step_by(BURST)
+        .map(|first| {
+            (first..first + BURST as u16).map(|port| a_to_b().udp(1000 + port, 80).build()).collect()
+        })
+        .collect();
+    let mut bursts = bursts.iter().cycle();
+    group.bench_function("known-4k-flows/time", |b| {
+        b.iter_custom(|rounds| {
+            let mut spent = std::time::Duration::ZERO;
+            for _ in 0..rounds {
+                node.arrive(bursts.next().expect("some"));
+                let start = std::time::Instant::now();
+                let handled = node.turn();
+                spent += start.elapsed();
+                assert_eq!((handled, node.drain()), (BURST as u64, BURST));
+            }
+            spent
+        });
+    });
 
     group.bench_function("new-flow/time", |b| {
         let frames: Vec<_> = (0..BURST as u16).map(|port| a_to_b().udp(1000 + port, 80).build()).collect();

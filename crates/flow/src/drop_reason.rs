@@ -49,13 +49,16 @@ drop_reasons! {
         "Only IP and the ARP of a port's own pod pass.";
     IpInvalid, "ip_invalid",
         "The IP header contradicts itself or the frame, has a wrong checksum, or asks for what is never forwarded.",
-        "Source routes, IPv4-mapped addresses and jumbograms count here too; look for the process that sends them.";
+        "Source routes and IPv4-mapped addresses count here too; look for the process that sends them.";
     Ipv6ExtInvalid, "ipv6_ext_invalid",
         "The chain of IPv6 extension headers is too long, out of order, truncated or unknown.",
-        "A rule is never evaluated on a header that is not proven to be layer 4.";
-    Fragment, "fragment",
-        "The packet is an IP fragment.",
-        "Lower the sender's datagram size: fragments are not judged yet.";
+        "A rule is never evaluated on a header that is not proven to be layer 4; jumbograms count here too.";
+    FragmentInvalid, "fragment_invalid",
+        "The fragment contradicts itself, or is of a packet that nobody fragments.",
+        "Ends beyond 65,535 bytes, lengths that are no multiple of eight, fragmented ICMP errors and neighbour discovery.";
+    FragmentTiny, "fragment_tiny",
+        "The first fragment is shorter than 80 bytes, or a later one begins before byte 80: where headers are.",
+        "No network has so small an MTU: somebody tries to hide or to rewrite a layer-4 header.";
     L4Truncated, "l4_truncated",
         "The layer-4 header is not complete in the frame.",
         "No correct sender splits a layer-4 header.";
@@ -75,6 +78,13 @@ drop_reasons! {
     Multicast, "multicast",
         "The destination is a multicast or broadcast address.",
         "Router mode forwards unicast only.";
+    // first fragments
+    FragmentUnmatched, "fragment_unmatched",
+        "A later fragment whose first one has not come, was not allowed, or came too long ago.",
+        "Only the first fragment has ports: look why it was dropped, or whether the network reorders.";
+    FragmentOverlap, "fragment_overlap",
+        "The fragment overlaps others of its datagram, contradicts its length, or leaves too many gaps.",
+        "No correct sender does that; the rest of the datagram is dropped with it.";
     // flow table and policy table
     NoTable, "no_table",
         "No policy table, or no wiring made from it, has been published yet.",
@@ -94,6 +104,9 @@ drop_reasons! {
     FlowTableFull, "flow_table_full",
         "The flow table has no room for a new connection.",
         "Raise `flows.capacity`, or find who opens so many connections.";
+    FlowQuota, "flow_quota",
+        "The port has opened half of the connections that the flow table has room for, and none of them is over.",
+        "Look what the pod behind it does; other ports go on opening connections.";
     // forward
     TtlExpired, "ttl_expired",
         "The TTL or hop limit would reach zero here.",

@@ -64,13 +64,17 @@ pub(crate) fn pseudo_header(frame: &[u8], packet: &Packet, l4_len: usize) -> u64
 
 /// Whether the layer-4 checksum of a TCP, UDP, ICMP or ICMPv6 packet is right.
 ///
-/// True for UDP over IPv4 without one (RFC 768), and for protocols that carry no Internet checksum.
+/// True for UDP over IPv4 without one (RFC 768), for protocols that carry no Internet checksum, and for
+/// fragments, whose checksum covers what other frames hold.
 ///
 /// # Panics
 ///
 /// When `packet` was parsed from another frame.
 #[must_use]
 pub fn l4_checksum_ok(frame: &[u8], packet: &Packet) -> bool {
+    if packet.fragment.is_some() {
+        return true;
+    }
     let l4 = &frame[packet.l4_range()];
     let v4 = packet.key.src.address.is_v4();
     let l4 = match packet.key.protocol {

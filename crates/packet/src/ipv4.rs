@@ -1,40 +1,34 @@
-//! IPv4 (RFC 791): the header, and on the slow lane its options.
+//! IPv4 (RFC 791), on the slow lane: the header, its options, and which part of a datagram it is.
 
 use etherparse::Ipv4HeaderSlice;
+use etherparse::checksum::Sum16BitWords;
 use flow::{Address, DropReason, Protocol};
 
-use crate::checksum;
+use crate::fragment::Fragment;
 use crate::packet::Layer3;
 
 const MINIMUM: usize = 20;
 
 /// Reads the header of the packet that `l3` begins with.
-#[inline]
 pub(crate) fn read(l3: &[u8]) -> Result<Layer3, DropReason> {
-    let header = l3.first_chunk::<MINIMUM>().ok_or(DropReason::Truncated)?;
-    let ip_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    let header_len = match header[0] {
-        0x45 => MINIMUM,
-        0x46..=0x4f => usize::from(header[0] & 0x0f) * 4,
-        _ => return Err(DropReason::IpInvalid),
-    };
+    if l3.len() < MINIMUM {
+        return Err(DropReason::Truncated);
+    }
+    let header = Ipv4HeaderSlice::from_slice(l3).ok().ok_or(DropReason::IpInvalid)?;
+    let (header_len, ip_len) = (header.slice().len(), usize::from(header.total_len()));
     if ip_len < header_len || ip_len > l3.len() {
         return Err(DropReason::IpInvalid);
     }
-    if header_len == MINIMUM {
-        // RFC 1122, section 3.2.1.2: "A host MUST verify the IP header checksum".
-        if checksum::fold(checksum::sum(header)) != 0xffff {
-            return Err(DropReason::IpInvalid);
-        }
-    } else {
-        check_options(l3)?;
+    // RFC 1122, section 3.2.1.2: "A host MUST verify the IP header checksum".
+    if Sum16BitWords::new().add_slice(header.slice()).ones_complement() != 0 {
+        return Err(DropReason::IpInvalid);
     }
-    // The first fragment has offset zero and announces more.
-    const MORE_OR_OFFSET: u16 = 0x3fff;
-    if u16::from_be_bytes([header[6], header[7]]) & MORE_OR_OFFSET != 0 {
-        return Err(DropReason::Fragment);
-    }
-    Ok(layer3(header, header_len, ip_len))
+    check_options(header.options())?;
+    let fragment = header.is_fragmenting_payload().then(|| {
+        let (id, offset) = (header.identification(), header.fragments_offset().byte_offset());
+        Fragment::new(id.into(), offset, header.more_fragments(), ip_len - header_len, header_len)
+    });
+    Ok(Layer3 { fragment: fragment.transpose()?, ..layer3(&header, ip_len) })
 }
 
 /// Reads the header of a packet that an ICMP error quotes.
@@ -42,35 +36,24 @@ pub(crate) fn read(l3: &[u8]) -> Result<Layer3, DropReason> {
 /// Routers have changed it, and quote only its beginning: neither its checksum nor its length is checked.
 /// `None` for what has no layer-4 header. The quote of a first fragment has one.
 pub(crate) fn read_quoted(quote: &[u8]) -> Option<Layer3> {
-    let header = quote.first_chunk::<MINIMUM>()?;
-    let header_len = usize::from(header[0] & 0x0f) * 4;
-    let offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
-    if header[0] >> 4 != 4 || header_len < MINIMUM || offset != 0 {
-        return None;
-    }
-    Some(layer3(header, header_len, quote.len()))
+    let header = Ipv4HeaderSlice::from_slice(quote).ok()?;
+    (header.fragments_offset().value() == 0).then(|| layer3(&header, quote.len()))
 }
 
-#[inline]
-const fn layer3(header: &[u8; MINIMUM], header_len: usize, ip_len: usize) -> Layer3 {
+fn layer3(header: &Ipv4HeaderSlice<'_>, ip_len: usize) -> Layer3 {
     Layer3 {
-        src: Address::v4([header[12], header[13], header[14], header[15]]),
-        dst: Address::v4([header[16], header[17], header[18], header[19]]),
-        protocol: Protocol(header[9]),
-        ttl: header[8],
-        header_len,
+        src: Address::v4(header.source()),
+        dst: Address::v4(header.destination()),
+        protocol: Protocol(header.protocol().0),
+        ttl: header.ttl(),
+        fragment: None,
+        header_len: header.slice().len(),
         ip_len,
     }
 }
 
-/// The slow lane: a header with options is complete, sums up, and does not redirect the packet.
-#[cold]
-fn check_options(l3: &[u8]) -> Result<(), DropReason> {
-    let header = Ipv4HeaderSlice::from_slice(l3).ok().ok_or(DropReason::IpInvalid)?;
-    if checksum::fold(checksum::sum(header.slice())) != 0xffff {
-        return Err(DropReason::IpInvalid);
-    }
-    let mut options = header.options();
+/// Options are complete and do not redirect the packet.
+fn check_options(mut options: &[u8]) -> Result<(), DropReason> {
     loop {
         options = match options {
             [] | [END, ..] => return Ok(()),

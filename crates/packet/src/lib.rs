@@ -5,35 +5,43 @@
 //! layer-4 header never becomes a [`Packet`].
 //!
 //! ```text
-//!             ┌ 0x0800 ─ ipv4.rs ─┐                ┌ TCP, UDP, SCTP ── ports
-//! frame ── ethertype              ├─ layer4 ───────┼ echo ──────────── identifier      ── Packet
-//!             ├ 0x86dd ─ ipv6.rs ─┘                └ error ─────────── key of the quote
+//! frame ── fast.rs: plain IPv4 or IPv6 with TCP, UDP, SCTP, whole and right ────────────────────── Packet
+//!            └ all else ── the slow lane, by etherparse:
+//!             ┌ 0x0800 ─ ipv4.rs ─┐              ┌ TCP, UDP, SCTP ── ports ────────────────────── Packet
+//!          ethertype              ├─ whole, or ──┼ echo ──────────── identifier
+//!             ├ 0x86dd ─ ipv6.rs ─┘  the first   └ error ─────────── key of the quote
+//!             │           │          fragment
+//!             │           └ a later fragment ── FragmentUnmatched, and on the cold path LaterFragment
 //!             ├ tagged, LLC, anything else ── DropReason
 //!             └ ARP ── UnknownEthertype, and on the cold path neighbour.rs ── Arp
 //! ```
 //!
 //! Cost tiers, fastest first:
 //!
-//! 1. IPv4 without options and IPv6 without extension headers: constant offsets, no loop.
-//! 2. IPv4 options and IPv6 extension headers: etherparse reads each header, a walk bounded by the order of
-//!    RFC 8200, section 4.1 decides.
-//! 3. ICMP errors: tier 1 or 2 once more on the packet that they quote.
+//! 1. The fast lane: constant offsets, no loop, no call.
+//! 2. The slow lane: etherparse reads each header; IPv4 options and IPv6 extension headers are walked, the
+//!    latter in the order of RFC 8200, section 4.1, which bounds the walk. It says of every frame what the fast
+//!    lane says of those that it takes; fuzzing holds the two against each other.
+//! 3. ICMP errors: the slow lane's layer 3 once more on the packet that they quote.
 //!
 //! [`rewrite`] holds the changes that forwarding makes in place; [`neighbour`] reads ARP and neighbour
 //! discovery, for the port guard and for learning the MAC address of a pod.
 //!
-//! Deliberately absent: reassembly (every fragment is a [`DropReason::Fragment`](flow::DropReason)), TCP
-//! options, and any judgement of addresses beyond "no IPv4-mapped address travels on a wire": whether a
+//! Deliberately absent: reassembly, and the memory of first fragments that later ones follow (the engine's);
+//! TCP options; and any judgement of addresses beyond "no IPv4-mapped address travels on a wire": whether a
 //! source may enter through a port is the port guard's question, which [`flow::Address`] helps to ask.
 
 mod packet;
+mod fast;
 mod ipv4;
 mod ipv6;
 mod icmp;
+mod fragment;
 mod checksum;
 
 pub mod neighbour;
 pub mod rewrite;
 
 pub use checksum::l4_checksum_ok;
+pub use fragment::{Datagram, Fragment, LaterFragment};
 pub use packet::{Kind, Packet, TcpFlags};

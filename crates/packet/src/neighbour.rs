@@ -95,11 +95,15 @@ pub struct NeighbourDiscovery {
 impl NeighbourDiscovery {
     /// Reads a frame; `None` for everything but a neighbour discovery message that passes the checks which
     /// RFC 4861, sections 6.1, 7.1 and 8.1 ask of a receiver: hop limit 255, a right checksum, code 0, a
-    /// complete message, options of non-zero length.
+    /// complete message, options of non-zero length. Nor for one behind extension headers, which no sender
+    /// needs: RFC 6980, section 5 forbids the fragment header, even of a packet that is whole.
     #[must_use]
     pub fn parse(frame: &[u8]) -> Option<Self> {
         let packet = Packet::parse(frame).ok()?;
         if packet.kind != Kind::NeighbourDiscovery || packet.ttl != 255 || !l4_checksum_ok(frame, &packet) {
+            return None;
+        }
+        if packet.l4_offset != packet.l3_offset + 40 {
             return None;
         }
         let icmp = frame.get(packet.l4_range())?;

@@ -48,13 +48,16 @@ pub fn decrement_ttl(frame: &mut [u8], packet: &Packet) {
 /// and trust the device to finish it. A field that is the right checksum and looks unfinished by chance gets
 /// the same value again; every other field stays as it is: UDP over IPv4 without a checksum (RFC 768), and a
 /// wrong checksum, which the receiver shall see. A UDP checksum that comes out as zero is sent as 0xffff
-/// (RFC 768; RFC 8200, section 8.1).
+/// (RFC 768; RFC 8200, section 8.1). Fragments stay as they are: who splits a packet has summed it before.
 ///
 /// # Panics
 ///
 /// When `packet` was parsed from another frame.
 #[inline]
 pub fn complete_checksum(frame: &mut [u8], packet: &Packet) {
+    if packet.fragment.is_some() {
+        return;
+    }
     let l4 = &frame[packet.l4_range()];
     let (covered, field) = match packet.key.protocol {
         Protocol::TCP => (l4, 16),

@@ -1,7 +1,8 @@
 //! Frames, good and bad, and what parse says of each.
 
 use flow::{DropReason, FlowKey, Protocol};
-use packet::{Kind, Packet, TcpFlags};
+use packet::neighbour::NeighbourDiscovery;
+use packet::{Datagram, Fragment, Kind, LaterFragment, Packet, TcpFlags};
 use testkit::frames::{
     AUTHENTICATION, DESTINATION_OPTIONS, FRAGMENT, FrameBuilder, HOP_BY_HOP, POD_MAC, PORT_MAC, ROUTING,
     arp_request, frame, neighbour_solicitation,
@@ -172,7 +173,6 @@ fn ip_headers_that_contradict_themselves() {
         ("IPv6 version 4", bent(udp6(), 14, 0x40)),
         ("payload beyond the frame", bent(udp6(), 19, 39)),
         ("payload length of 65 thousand", bent(udp6(), 18, 0xff)),
-        ("jumbogram", bent(v6().extension(HOP_BY_HOP, &[194, 4, 0, 1, 0, 0]).udp(1, 2), 19, 0)),
         ("mapped source", bent_mapped(udp6(), 22)),
         ("mapped destination", bent_mapped(udp6(), 38)),
     ] {
@@ -212,27 +212,149 @@ fn ipv4_options() {
 }
 
 #[test]
-fn fragments_of_every_kind() {
-    let data = || v4().udp(1, 2).payload(&[0; 64]);
-    for (what, bytes) in [
-        ("first", data().fragment(0, true).build()),
-        ("middle", data().fragment(3, true).build()),
-        ("last", data().fragment(8191, false).build()),
-        ("tiny first", v4().protocol(6).payload(&[0, 80]).fragment(0, true).build()),
-        ("with options", data().options(&[1; 4]).fragment(1, false).build()),
-        ("IPv6 first", v6().extension(FRAGMENT, &[0, 1, 0, 0, 0, 7]).udp(1, 2).build()),
-        ("IPv6 last", v6().extension(FRAGMENT, &[0, 8, 0, 0, 0, 7]).udp(1, 2).build()),
-        ("IPv6 atomic", v6().extension(FRAGMENT, &[0, 0, 0, 0, 0, 7]).udp(1, 2).build()),
-        (
-            "two fragment headers",
-            v6().extension(FRAGMENT, &[0; 6]).extension(FRAGMENT, &[0; 6]).udp(1, 2).build(),
-        ),
-        ("after options", v6().extension(60, &[1, 4]).extension(FRAGMENT, &[0; 6]).udp(1, 2).build()),
-    ] {
-        assert_eq!(Packet::parse(&bytes), Err(DropReason::Fragment), "{what}");
+fn first_fragments_are_packets() {
+    for (addresses, icmp, l4) in [(V4, Protocol::ICMP, 34), (V6, Protocol::ICMPV6, 62)] {
+        let ip = || frame().ip(addresses.0, addresses.1);
+        for (what, sentence, key, kind) in [
+            (
+                "TCP",
+                ip().tcp(4242, 80).ack(),
+                key(addresses, Protocol::TCP, 4242, 80),
+                Kind::Tcp(TcpFlags(0x10)),
+            ),
+            ("UDP", ip().udp(4242, 53), key(addresses, Protocol::UDP, 4242, 53), Kind::Udp),
+            (
+                "SCTP",
+                ip().sctp(5, 6).chunk(1),
+                key(addresses, Protocol::SCTP, 5, 6),
+                Kind::Sctp { init: true },
+            ),
+            ("ping", ip().ping(77), key(addresses, icmp, 77, 77), Kind::IcmpEcho { request: true }),
+            ("GRE", ip().protocol(47), key(addresses, Protocol(47), 0, 0), Kind::Other),
+        ] {
+            let sentence = sentence.payload(&[0; 4000]).padding(3);
+            for (size, id) in [(80, 7), (1480, 0xabcd)] {
+                let first = &sentence.fragments(id, size)[0];
+                let packet = Packet::parse(first).expect(what);
+                assert_eq!((packet.key, packet.kind, packet.l4_offset), (key, kind, l4), "{what}");
+                assert_eq!(packet.l4_range().len(), size, "{what}");
+                let expected = Fragment { id, offset: 0, end: size as u16, more: true };
+                assert_eq!(packet.fragment, Some(expected), "{what}");
+                let protocol = if addresses == V4 { key.protocol } else { Protocol(44) };
+                let (src, dst) = (key.src.address, key.dst.address);
+                assert_eq!(packet.datagram(), Some(Datagram { src, dst, id, protocol }), "{what}");
+                assert_eq!(LaterFragment::parse(first), None, "{what}");
+                assert!(packet::l4_checksum_ok(first, &packet), "{what}: nobody can tell");
+                let mut same = first.clone();
+                packet::rewrite::complete_checksum(&mut same, &packet);
+                assert_eq!(same, *first, "{what}");
+            }
+        }
     }
-    let whole = Packet::parse(&bent(data(), 20, 0x80)).unwrap();
-    assert_eq!(whole.kind, Kind::Udp, "the reserved flag makes no fragment");
+}
+
+#[test]
+fn later_fragments_follow_their_first() {
+    for addresses in [V4, V6] {
+        let ip = || frame().ip(addresses.0, addresses.1).ttl(9);
+        for sentence in [
+            ip().tcp(4242, 80).syn().fin().payload(&[0; 4000]),
+            ip().udp(4242, 80).payload(&[0; 4000]),
+            ip().sctp(4242, 80).chunk(1).payload(&[0; 4000]),
+            ip().ping(77).payload(&[0; 4000]),
+            ip().protocol(47).payload(&[0; 4000]),
+        ] {
+            let pieces = sentence.fragments(0x1_0007, 1480);
+            let first = Packet::parse(&pieces[0]).expect("a first fragment");
+            for (index, piece) in pieces.iter().enumerate().skip(1) {
+                assert_eq!(Packet::parse(piece), Err(DropReason::FragmentUnmatched), "{first:?}");
+                let later = LaterFragment::parse(piece).expect("a later fragment");
+                assert_eq!((later.eth_src, later.eth_dst), (POD_MAC, PORT_MAC));
+                assert_eq!(Some(later.datagram), first.datagram());
+                assert_eq!(usize::from(later.fragment.offset), index * 1480);
+                assert_eq!(later.fragment.more, index + 1 < pieces.len());
+
+                let packet = later.following(first.key).expect("of the same datagram");
+                assert_eq!((packet.key, packet.fragment, packet.ttl), (first.key, Some(later.fragment), 9));
+                assert_eq!(packet.l4_range().end, piece.len());
+                assert_eq!(packet.l4_range().len(), usize::from(later.fragment.end - later.fragment.offset));
+                assert_eq!(packet.kind, Kind::Other, "it neither opens nor ends a connection");
+                let mut same = piece.clone();
+                packet::rewrite::complete_checksum(&mut same, &packet);
+                assert_eq!(same, *piece, "no checksum is at the place of one");
+                assert_eq!(later.following(first.key.reversed()), None);
+            }
+        }
+    }
+    let later = LaterFragment::parse(&v4().udp(1, 2).piece(7, 80..88, false)).unwrap();
+    assert_eq!(later.following(key(V4, Protocol::TCP, 1, 2)), None, "another protocol");
+}
+
+#[test]
+fn fragments_that_hide_something() {
+    use DropReason::{FragmentInvalid, FragmentTiny, Ipv6ExtInvalid, L4Truncated};
+    const PAD: &[u8] = &[1, 4, 0, 0, 0, 0];
+    let families = [(v4(), frame().ip(V4.1, V4.0), 3, 65515), (v6(), frame().ip(V6.1, V6.0), 1, 65535)];
+    for (ip, back, kind, longest) in families {
+        let udp = ip.clone().udp(1, 2).payload(&[0; 4000]);
+        let tcp = ip.clone().tcp(1, 2).syn().payload(&[0; 100]);
+        let about = back.udp(1, 2).payload(&[0; 90]).build();
+        let error = ip.clone().icmp_error(kind, 4, &about);
+        for (what, bytes, reason) in [
+            ("8 bytes of TCP", tcp.piece(7, 0..8, true), FragmentTiny),
+            ("16 bytes of TCP", tcp.piece(7, 0..16, true), FragmentTiny),
+            ("a first one of 72 bytes", udp.piece(7, 0..72, true), FragmentTiny),
+            ("flags written over", tcp.piece(7, 8..120, false), FragmentTiny),
+            ("a later one at 72", udp.piece(7, 72..1000, true), FragmentTiny),
+            ("a first one without data", udp.piece(7, 0..0, true), FragmentInvalid),
+            ("a last one without data", udp.piece(7, 1480..1480, false), FragmentInvalid),
+            ("half a block", udp.piece(7, 0..1479, true), FragmentInvalid),
+            ("half a block in the middle", udp.piece(7, 1480..2959, true), FragmentInvalid),
+            ("beyond the longest datagram", udp.piece(7, 65528..65544, false), FragmentInvalid),
+            ("an ICMP error", error.piece(7, 0..80, true), FragmentInvalid),
+        ] {
+            assert_eq!(Packet::parse(&bytes), Err(reason), "{what}: {bytes:02x?}");
+            assert_eq!(LaterFragment::parse(&bytes), None, "{what}");
+        }
+        let last = udp.piece(7, 65000..longest, false);
+        assert_eq!(LaterFragment::parse(&last).map(|later| usize::from(later.fragment.end)), Some(longest));
+        assert_eq!(Packet::parse(&udp.piece(7, 65000..longest + 1, false)), Err(FragmentInvalid));
+    }
+    let behind = |number, body: &[u8]| v6().extension(number, body).tcp(1, 2).syn().payload(&[0; 99]);
+    let mut options_cut = behind(DESTINATION_OPTIONS, &[0; 22]).piece(7, 0..80, true);
+    options_cut[62 + 24 + 12] = 0xf0;
+    let solicitation = v6().ttl(255).icmp(135, 0, [0; 4]).payload(&[0; 100]);
+    let twice = behind(FRAGMENT, &[0; 6]).extension(FRAGMENT, &[0; 6]);
+    for (what, bytes, reason) in [
+        ("TCP options in the next one", options_cut, L4Truncated),
+        ("half a TCP header", behind(DESTINATION_OPTIONS, &[0; 70]).piece(7, 0..88, true), L4Truncated),
+        ("a chain that goes on", behind(DESTINATION_OPTIONS, &[0; 86]).piece(7, 0..80, true), Ipv6ExtInvalid),
+        ("neighbour discovery", solicitation.piece(7, 0..80, true), FragmentInvalid),
+        ("two fragment headers", behind(FRAGMENT, &[0; 6]).piece(7, 0..80, true), Ipv6ExtInvalid),
+        ("two, in a later one", behind(FRAGMENT, &[0; 6]).piece(7, 80..88, true), Ipv6ExtInvalid),
+        ("two in a whole packet", twice.build(), Ipv6ExtInvalid),
+        ("hop-by-hop behind it", behind(HOP_BY_HOP, PAD).piece(7, 0..80, true), Ipv6ExtInvalid),
+        ("hop-by-hop in a later one", behind(HOP_BY_HOP, PAD).piece(7, 80..88, true), Ipv6ExtInvalid),
+        ("routing behind it", behind(ROUTING, &[4, 0, 0, 0, 0, 0]).piece(7, 0..80, true), Ipv6ExtInvalid),
+        ("no next header", v6().protocol(59).piece(7, 80..88, true), Ipv6ExtInvalid),
+    ] {
+        assert_eq!(Packet::parse(&bytes), Err(reason), "{what}: {bytes:02x?}");
+        assert_eq!(LaterFragment::parse(&bytes), None, "{what}");
+    }
+}
+
+#[test]
+fn whole_packets_that_look_like_fragments() {
+    let whole = Packet::parse(&bent(v4().udp(1, 2), 20, 0x80)).unwrap();
+    assert_eq!((whole.kind, whole.fragment), (Kind::Udp, None), "the reserved flag makes no fragment");
+    // RFC 6946: an atomic fragment is a whole packet.
+    let atomic = v6().extension(HOP_BY_HOP, &[1, 4]).extension(FRAGMENT, &[0, 0, 0, 0, 0, 7]).tcp(1, 2).syn();
+    let packet = Packet::parse(&atomic.build()).unwrap();
+    assert_eq!((packet.key, packet.fragment), (key(V6, Protocol::TCP, 1, 2), None));
+    assert_eq!(packet.l4_offset, 54 + 16);
+    let solicitation =
+        v6().ttl(255).extension(FRAGMENT, &[0; 6]).icmp(135, 0, [0; 4]).payload(&[0; 16]).build();
+    assert_eq!(NeighbourDiscovery::parse(&solicitation), None, "RFC 6980 includes atomic fragments");
 }
 
 #[test]
@@ -249,7 +371,18 @@ fn chains_of_extension_headers() {
         ("mobile routing, arrived", &[(ROUTING, &[2, 0, 0, 0, 0, 0])]),
         ("segment routing, arrived", &[(ROUTING, ARRIVED)]),
         ("options before and after routing", &[(60, PAD), (ROUTING, ARRIVED), (60, PAD)]),
-        ("all in order", &[(0, PAD), (60, PAD), (ROUTING, ARRIVED), (AUTHENTICATION, AUTH), (60, PAD)]),
+        ("atomic fragment", &[(FRAGMENT, &[0; 6])]),
+        (
+            "all in order",
+            &[
+                (HOP_BY_HOP, PAD),
+                (DESTINATION_OPTIONS, PAD),
+                (ROUTING, ARRIVED),
+                (FRAGMENT, &[0; 6]),
+                (AUTHENTICATION, AUTH),
+                (DESTINATION_OPTIONS, PAD),
+            ],
+        ),
     ];
     for (what, chain) in good {
         let sentence = chain.iter().fold(v6(), |sentence, (number, body)| sentence.extension(*number, body));
@@ -278,12 +411,19 @@ fn chains_of_extension_headers() {
         ("reserved", &[(255, PAD)]),
         ("no next header", &[(59, PAD)]),
         ("no next header behind options", &[(60, PAD), (59, PAD)]),
+        ("jumbogram", &[(HOP_BY_HOP, &[194, 4, 0, 1, 0, 0])]),
+        ("jumbogram behind padding", &[(HOP_BY_HOP, &[1, 2, 0, 0, 0, 194, 4, 0, 1, 0, 0])]),
+        ("hop-by-hop options that do not add up", &[(HOP_BY_HOP, &[1, 5, 0, 0, 0, 0])]),
+        ("half a hop-by-hop option", &[(HOP_BY_HOP, &[1, 3, 0, 0, 0, 5])]),
+        ("fragment before routing", &[(FRAGMENT, &[0; 6]), (ROUTING, ARRIVED)]),
     ];
     for (what, chain) in bad {
         let sentence = chain.iter().fold(v6(), |sentence, (number, body)| sentence.extension(*number, body));
         let bytes = sentence.tcp(4242, 80).syn().build();
         assert_eq!(Packet::parse(&bytes), Err(DropReason::Ipv6ExtInvalid), "{what}");
     }
+    let jumbo = bent(v6().extension(HOP_BY_HOP, &[194, 4, 0, 1, 0, 0]).udp(1, 2), 19, 0);
+    assert_eq!(Packet::parse(&jumbo), Err(DropReason::Ipv6ExtInvalid), "a jumbogram without a length");
     for count in 2..=20 {
         let chain = (0..count).fold(v6(), |sentence, _| sentence.extension(DESTINATION_OPTIONS, PAD));
         assert_eq!(Packet::parse(&chain.udp(1, 2).build()), Err(DropReason::Ipv6ExtInvalid), "{count}");
@@ -390,4 +530,6 @@ fn quotes_with_options_extension_headers_and_fragments() {
     let quoted = Kind::IcmpError { quoted: key(V6, Protocol::UDP, 4242, 53) };
     assert_eq!(about_v6(v6().extension(DESTINATION_OPTIONS, &[1, 4])).unwrap().kind, quoted);
     assert_eq!(about_v6(v6().extension(ROUTING, &[0; 6])), Err(DropReason::IcmpUnrelated));
+    assert_eq!(about_v6(v6().extension(FRAGMENT, &[0, 1, 0, 0, 0, 7])).unwrap().kind, quoted, "the first");
+    assert_eq!(about_v6(v6().extension(FRAGMENT, &[0, 9, 0, 0, 0, 7])), Err(DropReason::IcmpUnrelated));
 }

@@ -66,7 +66,7 @@ const MEMBERS: &[Member] = &[
         name: "portcullis-engine",
         kind: Kind::Free,
         ours: &["portcullis-flow", "portcullis-packet", "portcullis-table"],
-        theirs: Some(&["crossbeam", "dashmap"]),
+        theirs: Some(&["crossbeam"]),
     },
     Member {
         name: "portcullis-xsk",

@@ -11,6 +11,7 @@
 //! frames are built by changing bytes of a correct one.
 
 mod assembly;
+mod fragments;
 mod neighbour;
 
 use std::net::IpAddr;

@@ -1,91 +1,56 @@
-//! The connection table: what both directions of a connection must know, shared by all workers.
+//! What every packet is to the connections that are known, and what a verdict makes of them.
 //!
-//! It is the authority on who opened a connection. A reply passes because its connection was allowed, never
-//! because a policy would allow it as a connection of its own; and a connection is judged again, in its
-//! original direction, when the epoch of one of its pods has changed.
+//! The connection table is the authority on who opened a connection. A reply passes because its connection was
+//! allowed, never because a policy would allow it as a connection of its own; and a connection is judged again,
+//! in its original direction, when the epoch of one of its pods has changed.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
-use flow::{DropReason, Endpoint, Epoch, FlowKey, Protocol};
+use flow::{DropReason, FlowKey};
 use packet::{Kind, Packet};
 use table::PolicyTable;
 
+use crate::cache::Answer;
+pub use crate::clock::Millis;
+use crate::clock::Span;
+use crate::connections::{Connection, ConnectionId, Connections, Entry, Epochs, Full};
+use crate::segment::Arrival;
 use crate::state::{Sender, State};
-
-/// Milliseconds on a monotonic clock. Time is an argument, read once per turn.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Millis(pub u64);
-
-impl Millis {
-    /// How long ago `earlier` was; zero if it lies ahead.
-    #[must_use]
-    pub const fn since(self, earlier: Self) -> u64 {
-        self.0.saturating_sub(earlier.0)
-    }
-}
-
-/// The epochs of the local pods at both ends of a connection, in its original direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Epochs {
-    src: Option<Epoch>,
-    dst: Option<Epoch>,
-}
-
-impl Epochs {
-    fn of(table: &PolicyTable, key: &FlowKey) -> Self {
-        Self { src: table.epoch_of(key.src.address), dst: table.epoch_of(key.dst.address) }
-    }
-}
-
-/// A five-tuple without its direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Pair {
-    low: Endpoint,
-    high: Endpoint,
-    protocol: Protocol,
-}
-
-impl Pair {
-    fn of(key: &FlowKey) -> Self {
-        let (low, high) = if key.src <= key.dst { (key.src, key.dst) } else { (key.dst, key.src) };
-        Self { low, high, protocol: key.protocol }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Flow {
-    initiator: Endpoint,
-    epochs: Epochs,
-    state: State,
-    last_seen: Millis,
-}
-
-impl Flow {
-    fn sender(&self, key: &FlowKey) -> Sender {
-        if key.src == self.initiator { Sender::Initiator } else { Sender::Responder }
-    }
-
-    /// The connection's key in its original direction, given a packet of either.
-    fn original(&self, key: &FlowKey) -> FlowKey {
-        if key.src == self.initiator { *key } else { key.reversed() }
-    }
-
-    const fn is_live(&self, now: Millis) -> bool {
-        now.since(self.last_seen) < self.state.timeout()
-    }
-}
+use crate::wiring::Hop;
 
 /// What the connection table says of one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     /// It belongs to a connection that was allowed and still is.
-    Known,
+    Known(Pass),
     /// Policy must say.
     Judge(Question),
     /// It goes no further.
     Drop(DropReason),
+}
+
+/// How long a packet's successors may pass as it does, without another look at the connection table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pass {
+    /// Not at all: the next one may be another matter.
+    Once,
+    /// While the connection's generation is the same, and the policy table and the wiring are.
+    While(Ticket),
+}
+
+/// What a worker's cache needs to know of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) id: ConnectionId,
+    pub(crate) generation: u32,
+    pub(crate) sender: Sender,
+    pub(crate) timeout: Span,
+}
+
+impl Ticket {
+    /// What the cache answers for the packets that follow, which take the same next hop.
+    pub(crate) const fn leading(self, hop: Hop) -> Answer {
+        let Self { id, generation, sender, timeout } = self;
+        Answer { hop, id, generation, sender, timeout }
+    }
 }
 
 /// What policy is asked about one packet.
@@ -111,55 +76,75 @@ pub(crate) enum Effect {
     Quote,
 }
 
-/// The connection table. Bounded: a full table refuses new connections and keeps the established.
+/// The connections of a node. Bounded: when there is no room, new connections are refused and the established
+/// live on.
 #[derive(Debug)]
 pub struct Flows {
-    flows: DashMap<Pair, Flow>,
-    count: AtomicUsize,
-    capacity: usize,
+    connections: Connections,
 }
 
 impl Flows {
-    /// A table for at most `capacity` connections, whose memory is taken here and now.
+    /// Room for at least `capacity` connections, taken here and now.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        // Connections spread unevenly over the shards; the margin keeps each from ever growing.
-        let room = capacity + capacity / 4 + 64 * SHARDS;
-        let flows = DashMap::with_capacity_and_shard_amount(room, SHARDS);
-        Self { flows, count: AtomicUsize::new(0), capacity }
+        Self::opened_by(1, capacity)
     }
 
-    /// How many connections the table holds, expired ones that no sweep has met included.
+    /// The same, when so many ports open connections: none of several may take more than half of the room.
+    #[must_use]
+    pub fn opened_by(ports: usize, capacity: usize) -> Self {
+        Self { connections: Connections::new(capacity, ports) }
+    }
+
+    /// How many connections there is room for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.connections.capacity()
+    }
+
+    /// How many connections there are, expired ones that no sweep has met included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+        self.connections.len()
     }
 
-    /// Whether the table holds no connection.
+    /// Whether there is no connection.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.connections.is_empty()
     }
 
-    /// Removes expired connections. Holds one shard's lock at a time.
+    /// How many connections that were over, or that nobody had answered, were given up for others.
+    #[must_use]
+    pub fn given_up(&self) -> u64 {
+        self.connections.given_up()
+    }
+
+    /// The memory that connections take, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.connections.bytes()
+    }
+
+    /// Removes expired connections. Workers do so as they go; this is for those that sleep.
     pub fn sweep(&self, now: Millis) {
-        self.flows.retain(|_, flow| {
-            let live = flow.is_live(now);
-            if !live {
-                self.count.fetch_sub(1, Ordering::Relaxed);
-            }
-            live
-        });
+        self.connections.sweep(now.ticks());
+    }
+
+    pub(crate) const fn connections(&self) -> &Connections {
+        &self.connections
     }
 
     /// How a packet stands to the connections that are known.
     ///
-    /// In order of cost: a packet of a known connection whose epochs hold (one look-up); one that must be
-    /// judged, anew or again (left to the caller, so that all of a burst are judged together).
-    /// `recovering`: mid-stream packets may open their connection again.
+    /// In order of cost: a packet of a known connection whose epochs hold (one look-up); one that changes the
+    /// state of its connection (its shard's lock as well); one that must be judged, anew or again (left to the
+    /// caller, so that all of a burst are judged together). `recovering`: mid-stream packets may open their
+    /// connection again.
     pub(crate) fn standing(
         &self,
         packet: &Packet,
+        arrival: Arrival,
         table: &PolicyTable,
         now: Millis,
         recovering: bool,
@@ -169,16 +154,18 @@ impl Flows {
             _ => None,
         };
         let key = quoted.unwrap_or(packet.key);
-        let Some(mut flow) = self.flows.get_mut(&Pair::of(&key)).filter(|flow| flow.is_live(now)) else {
+        let hash = self.connections.hash(&key);
+        let found = self.connections.find(&key, hash).filter(|found| found.is_live(now.ticks()));
+        let Some(found) = found else {
             return if quoted.is_some() {
                 Standing::Drop(DropReason::IcmpUnrelated)
             } else {
                 stranger(packet, recovering)
             };
         };
-        let original = flow.original(&key);
-        let stale = flow.epochs != Epochs::of(table, &original);
-        let denied = flow.state == State::Denied;
+        let original = if found.sender == Sender::Initiator { key } else { key.reversed() };
+        let stale = found.entry.epochs != epochs(table, &original);
+        let denied = found.entry.state == State::Denied;
         if let Some(quoted) = quoted {
             // The error must return to whom it quotes (RFC 5508, section 4, speaks of the same care). Any router
             // on the way may send it, but a pod is no router: it may only speak of what was sent to itself.
@@ -189,11 +176,10 @@ impl Flows {
             return match related && !denied {
                 false => Standing::Drop(DropReason::IcmpUnrelated),
                 true if stale => Standing::Judge(Question { key: original, effect: Effect::Quote }),
-                true => Standing::Known,
+                true => Standing::Known(Pass::Once),
             };
         }
-        let sender = flow.sender(&key);
-        if sender == Sender::Responder && opens(packet) {
+        if found.sender == Sender::Responder && opens(packet) {
             // The other end opens a connection of its own on the same ports: that is no reply.
             return Standing::Judge(Question { key, effect: Effect::Open });
         }
@@ -203,19 +189,52 @@ impl Flows {
         if denied {
             return Standing::Drop(DropReason::DefaultDeny);
         }
-        flow.state = flow.state.after(packet.kind, sender);
-        flow.last_seen = now;
-        Standing::Known
+        Standing::Known(self.follow(&found, &original, hash, packet, arrival, now))
     }
 
-    /// Enters an allowed answer.
+    /// Brings a connection's state up to date with one of its packets.
+    fn follow(
+        &self,
+        found: &Connection,
+        original: &FlowKey,
+        hash: u64,
+        packet: &Packet,
+        arrival: Arrival,
+        now: Millis,
+    ) -> Pass {
+        let numbers = arrival.numbers;
+        let after = numbers.follow(&found.entry, packet.kind, found.sender);
+        if after.state == found.entry.state {
+            if let Some(number) = numbers.acknowledged(packet.kind) {
+                self.connections.acknowledge(found.id, found.sender, number);
+            }
+            let timeout = found.entry.state.timeout();
+            let Connection { id, generation, sender, .. } = *found;
+            return match self.connections.touch(id, generation, now.ticks()) && is_steady(packet.kind) {
+                // A fragment's successors have no ports.
+                true if packet.fragment.is_some() => Pass::Once,
+                true => Pass::While(Ticket { id, generation, sender, timeout }),
+                false => Pass::Once,
+            };
+        }
+        // Under the lock the connection is what it is now, which may be more than what was found.
+        let entered = self.connections.put(original, hash, now.ticks(), |now| {
+            let same = now.filter(|now| now.sender == Sender::Initiator)?;
+            Some(numbers.follow(&same.entry, packet.kind, found.sender))
+        });
+        debug_assert!(entered.is_ok(), "a change takes no room");
+        Pass::Once
+    }
+
+    /// Enters an allowed answer about a packet.
     ///
     /// # Errors
     ///
-    /// `FlowTableFull` when a new connection finds no room.
+    /// `FlowTableFull` or `FlowQuota` when a new connection finds no room.
     pub(crate) fn allowed(
         &self,
         packet: &Packet,
+        arrival: Arrival,
         question: &Question,
         table: &PolicyTable,
         now: Millis,
@@ -225,36 +244,26 @@ impl Flows {
         }
         let key = &question.key;
         let sender = if packet.key.src == key.src { Sender::Initiator } else { Sender::Responder };
-        let fresh = Flow {
-            initiator: key.src,
-            epochs: Epochs::of(table, key),
-            state: State::opened_by(packet.kind),
-            last_seen: now,
-        };
-        match self.flows.entry(Pair::of(key)) {
-            Entry::Occupied(mut entry) => {
-                let flow = entry.get_mut();
-                let same = flow.initiator == key.src && flow.is_live(now);
-                if same && flow.state != State::Denied {
-                    flow.epochs = fresh.epochs;
-                    flow.state = flow.state.after(packet.kind, sender);
-                    flow.last_seen = now;
-                } else if same || flow.state.is_over() || !flow.is_live(now) {
-                    *flow = fresh;
-                }
-                // Else: the responder of a living connection opens one the other way on the same ports,
-                // and may; the connection that lives keeps its direction.
-                Ok(())
+        let epochs = epochs(table, key);
+        let fresh = arrival.numbers.open(packet.kind, sender, epochs, arrival.port.0);
+        let now = now.ticks();
+        let entered = self.connections.put(key, self.connections.hash(key), now, |there| {
+            let Some(there) = there else { return Some(fresh) };
+            let same = there.sender == Sender::Initiator && there.is_live(now);
+            if same && there.entry.state != State::Denied {
+                Some(Entry { epochs, ..arrival.numbers.follow(&there.entry, packet.kind, sender) })
+            } else if same || there.entry.state.is_over() || !there.is_live(now) {
+                Some(fresh)
+            } else {
+                // The responder of a living connection opens one the other way on the same ports, and may; the
+                // connection that lives keeps its direction.
+                None
             }
-            Entry::Vacant(entry) => {
-                if self.count.fetch_add(1, Ordering::Relaxed) >= self.capacity {
-                    self.count.fetch_sub(1, Ordering::Relaxed);
-                    return Err(DropReason::FlowTableFull);
-                }
-                entry.insert(fresh);
-                Ok(())
-            }
-        }
+        });
+        entered.map_err(|full| match full {
+            Full::Table => DropReason::FlowTableFull,
+            Full::Port => DropReason::FlowQuota,
+        })
     }
 
     /// Enters a denied answer. A connection that was allowed before is remembered as denied, so that none
@@ -263,16 +272,19 @@ impl Flows {
         if !matches!(question.effect, Effect::Renew | Effect::Quote) {
             return;
         }
-        let known = self.flows.get_mut(&Pair::of(&question.key));
-        if let Some(mut flow) = known.filter(|flow| flow.initiator == question.key.src) {
-            flow.state = State::Denied;
-            flow.epochs = Epochs::of(table, &question.key);
-            flow.last_seen = now;
-        }
+        let key = &question.key;
+        let epochs = epochs(table, key);
+        let entered = self.connections.put(key, self.connections.hash(key), now.ticks(), |there| {
+            let same = there.filter(|there| there.sender == Sender::Initiator)?;
+            Some(Entry { state: State::Denied, epochs, ..same.entry })
+        });
+        debug_assert!(entered.is_ok(), "a change takes no room");
     }
 }
 
-const SHARDS: usize = 64;
+fn epochs(table: &PolicyTable, key: &FlowKey) -> Epochs {
+    Epochs { src: table.epoch_of(key.src.address), dst: table.epoch_of(key.dst.address) }
+}
 
 /// How a packet stands that belongs to no known connection.
 const fn stranger(packet: &Packet, recovering: bool) -> Standing {
@@ -302,15 +314,28 @@ const fn opens(packet: &Packet) -> bool {
     }
 }
 
+/// Whether a packet like this never changes a connection that is open at both ends.
+pub(crate) const fn is_steady(kind: Kind) -> bool {
+    match kind {
+        Kind::Tcp(flags) => !(flags.syn() || flags.fin() || flags.rst()),
+        Kind::Udp | Kind::Other | Kind::IcmpOther => true,
+        Kind::Sctp { init } => !init,
+        Kind::IcmpEcho { request } => !request,
+        Kind::IcmpError { .. } | Kind::NeighbourDiscovery => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use compiler::{Budget, Compiler, Scope};
-    use flow::{Address, MacAddr, Verdict};
+    use flow::{Address, MacAddr, Protocol, Verdict};
     use packet::TcpFlags;
     use policy::model::Cluster;
     use testkit::cluster::{cluster, policy, rule};
 
     use super::*;
+    use crate::segment::Numbers;
+    use crate::wiring::PortId;
 
     const A: Address = Address::v4([10, 0, 0, 1]);
     const B: Address = Address::v4([10, 0, 0, 2]);
@@ -326,6 +351,7 @@ mod tests {
             eth_src: MacAddr([2; 6]),
             key: FlowKey::new(protocol, src, dst),
             kind,
+            fragment: None,
             l3_offset: 14,
             l4_offset: 34,
             ip_len: 40,
@@ -372,17 +398,19 @@ mod tests {
         recovering: bool,
     ) -> Result<(), DropReason> {
         let now = Millis(now);
-        match flows.standing(packet, table, now, recovering) {
-            Standing::Known => Ok(()),
+        match flows.standing(packet, ARRIVAL, table, now, recovering) {
+            Standing::Known(_) => Ok(()),
             Standing::Drop(reason) => Err(reason),
             Standing::Judge(question) => {
                 let mut verdict = [Verdict::Deny];
                 table.classify(&[question.key], &mut verdict);
-                crate::burst::settle(packet, question, verdict[0], table, flows, now)
+                crate::burst::settle(packet, ARRIVAL, question, verdict[0], table, flows, now)
             }
         }
     }
 
+    const ARRIVAL: Arrival =
+        Arrival { port: PortId(0), numbers: Numbers { sequence: 1000, acknowledgment: 1001 } };
     const CLIENT: (Address, u16) = (A, 40000);
     const SERVER: (Address, u16) = (B, 80);
 
@@ -436,7 +464,8 @@ mod tests {
         let flows = Flows::new(16);
         let [first, second] = tables_allowing([80, 80]);
         assert_eq!(pass(&flows, &first, &udp(CLIENT, SERVER), 0, false), Ok(()));
-        assert_eq!(flows.standing(&udp(SERVER, CLIENT), &second, Millis(1), false), Standing::Known);
+        let standing = flows.standing(&udp(SERVER, CLIENT), ARRIVAL, &second, Millis(1), false);
+        assert!(matches!(standing, Standing::Known(_)), "{standing:?}");
     }
 
     #[test]
@@ -465,13 +494,14 @@ mod tests {
         let (flows, table) = (Flows::new(16), table_allowing(80));
         let pass = |packet: &Packet, now| pass(&flows, &table, packet, now, false);
         assert_eq!(pass(&udp(CLIENT, SERVER), 0), Ok(()));
-        assert_eq!(pass(&udp(SERVER, CLIENT), 119_999), Ok(()));
-        assert_eq!(flows.standing(&udp(SERVER, CLIENT), &table, Millis(239_998), false), Standing::Known);
+        assert_eq!(pass(&udp(SERVER, CLIENT), 29_999), Ok(()));
+        assert_eq!(pass(&udp(SERVER, CLIENT), 149_998), Ok(()), "answered, they may idle for longer");
         flows.sweep(Millis(400_000));
         assert!(flows.is_empty());
 
         assert_eq!(pass(&tcp(SYN, CLIENT, SERVER), 0), Ok(()));
         assert_eq!(pass(&tcp(SYN | ACK, SERVER, CLIENT), 29_999), Ok(()));
+        assert_eq!(pass(&tcp(ACK, CLIENT, SERVER), 30_000), Ok(()));
         assert_eq!(pass(&tcp(ACK, CLIENT, SERVER), 7_000_000), Ok(()), "established connections may idle");
         assert_eq!(pass(&tcp(RST, SERVER, CLIENT), 7_000_001), Ok(()));
         assert_eq!(pass(&tcp(ACK, CLIENT, SERVER), 7_005_000), Ok(()), "late segments");
@@ -488,14 +518,17 @@ mod tests {
         assert_eq!(pass(&tcp(FIN | ACK, CLIENT, SERVER), 0), Ok(()));
         assert_eq!(pass(&tcp(ACK, SERVER, CLIENT), 200_000), Ok(()), "half closed, it still carries data");
         assert_eq!(pass(&tcp(FIN | ACK, SERVER, CLIENT), 200_000), Ok(()));
-        assert_eq!(pass(&tcp(ACK, CLIENT, SERVER), 215_000), Err(DropReason::NoFlow));
+        assert_eq!(pass(&tcp(ACK, CLIENT, SERVER), 300_000), Ok(()), "late segments");
+        assert_eq!(pass(&tcp(ACK, CLIENT, SERVER), 421_000), Err(DropReason::NoFlow));
     }
 
     #[test]
     fn a_full_table_keeps_what_it_has() {
         let (flows, table) = (Flows::new(2), table_allowing(80));
         let pass = |port| pass(&flows, &table, &udp((A, port), SERVER), 0, false);
+        let reply = |port| self::pass(&flows, &table, &udp(SERVER, (A, port)), 0, false);
         assert_eq!((pass(1), pass(2)), (Ok(()), Ok(())));
+        assert_eq!((reply(1), reply(2)), (Ok(()), Ok(())));
         assert_eq!(pass(3), Err(DropReason::FlowTableFull));
         assert_eq!((pass(1), flows.len()), (Ok(()), 2));
     }

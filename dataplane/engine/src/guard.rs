@@ -2,7 +2,7 @@
 
 use flow::{DropReason, MacAddr};
 use packet::neighbour::{Arp, pinning_claim};
-use packet::{Kind, Packet};
+use packet::{Kind, LaterFragment, Packet};
 
 use crate::wiring::{Port, Role, Wiring};
 
@@ -11,6 +11,8 @@ use crate::wiring::{Port, Role, Wiring};
 pub(crate) enum Admission {
     /// It may go on.
     Admitted(Packet),
+    /// It may go on if the first fragment of its datagram did.
+    Later(LaterFragment),
     /// It goes no further, but shows the MAC address of the port's pod.
     Introduced(MacAddr),
     /// It goes no further.
@@ -22,6 +24,7 @@ pub(crate) enum Admission {
 /// The order matters: a frame is parsed before it is believed, and an address is believed only on the port
 /// where it lives. What the XDP program has passed to the kernel (a pod's own ARP, neighbour discovery and
 /// packets to its node) never comes here.
+#[inline(always)]
 pub(crate) fn admit(frame: &[u8], port: &Port, wiring: &Wiring) -> Admission {
     if matches!(&port.role, Role::Pod { addresses, .. } if addresses.is_empty()) {
         return Admission::Refused(DropReason::UnknownPod);
@@ -33,21 +36,37 @@ pub(crate) fn admit(frame: &[u8], port: &Port, wiring: &Wiring) -> Admission {
         };
     }
     match Packet::parse(frame) {
-        Ok(packet) => match refusal(&packet, port, wiring) {
+        Ok(packet) => match refusal(frame, &packet, port, wiring) {
             None => Admission::Admitted(packet),
             Some(reason) => Admission::Refused(reason),
         },
         Err(DropReason::UnknownEthertype) if Arp::parse(frame).is_some() => {
             Admission::Refused(DropReason::NeighbourSpoofed)
         }
+        Err(DropReason::FragmentUnmatched) => admit_later(frame, port, wiring),
         Err(reason) => Admission::Refused(reason),
     }
 }
 
-fn refusal(packet: &Packet, port: &Port, wiring: &Wiring) -> Option<DropReason> {
+/// Judges a later fragment, by the same rules as a packet.
+#[cold]
+fn admit_later(frame: &[u8], port: &Port, wiring: &Wiring) -> Admission {
+    let later = LaterFragment::parse(frame);
+    let Some((later, packet)) = later.and_then(|later| Some((later, later.following(later.bare_key())?)))
+    else {
+        return Admission::Refused(DropReason::FragmentUnmatched);
+    };
+    refusal(frame, &packet, port, wiring).map_or(Admission::Later(later), Admission::Refused)
+}
+
+#[inline]
+fn refusal(frame: &[u8], packet: &Packet, port: &Port, wiring: &Wiring) -> Option<DropReason> {
     let (src, dst) = (packet.key.src.address, packet.key.dst.address);
+    // From the frame, not from the packet: what has just been written byte by byte is slow to read as a whole.
+    let mac = |at: usize| frame.get(at..).and_then(|mac| mac.first_chunk()).copied().map(MacAddr);
+    let (Some(eth_dst), Some(eth_src)) = (mac(0), mac(6)) else { return Some(DropReason::Truncated) };
     let own = match &port.role {
-        Role::Pod { mac, addresses } => *mac == Some(packet.eth_src) && addresses.contains(&src),
+        Role::Pod { mac, addresses } => *mac == Some(eth_src) && addresses.contains(&src),
         // A local address cannot come from outside, nor can one that names no single host.
         Role::Uplink => wiring.pod_port(src).is_none() && !wiring.is_node(src) && src.may_be_source(),
     };
@@ -57,10 +76,10 @@ fn refusal(packet: &Packet, port: &Port, wiring: &Wiring) -> Option<DropReason> 
     if !own {
         return Some(DropReason::SpoofedSource);
     }
-    if packet.eth_dst.is_group() || dst.is_multicast() || dst.is_broadcast() {
+    if eth_dst.is_group() || dst.is_multicast() || dst.is_broadcast() {
         return Some(DropReason::Multicast);
     }
-    if packet.eth_dst != port.mac {
+    if eth_dst != port.mac {
         return Some(DropReason::NotForUs);
     }
     None

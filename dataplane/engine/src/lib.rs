@@ -1,12 +1,12 @@
 //! Bursts of frames through parse, port guard, connection table, policy table and forwarding.
 //!
 //! ```text
-//!  RX ring ─ receive ─ admit ─────── judge ───────────────────────── forward ─ TX ring
-//!             io.rs    guard.rs      flows.rs                        wiring.rs
-//!                      parse, who    known: goes on                  next hop, TTL,
-//!                      may speak     new: asked of the policy table  checksums, MACs
-//!                         │              │                              │
-//!                         └──────────────┴───── DropReason, counted ────┘   counters.rs
+//!  RX ring ─ receive ─ admit ─────── judge ───────────────────────── follow ─────── forward ─ TX ring
+//!             io.rs    guard.rs      flows.rs                        fragments.rs   wiring.rs
+//!                      parse, who    known: goes on                  later ones     next hop, TTL,
+//!                      may speak     new: asked of the policy table  their first    checksums, MACs
+//!                         │              │                              │              │
+//!                         └──────────────┴───── DropReason, counted ────┴──────────────┘   counters.rs
 //! ```
 //!
 //! Read in this order: [`io`] says where frames come from, [`wiring`] which port leads where,
@@ -19,10 +19,15 @@ pub mod loopback;
 pub mod wiring;
 pub mod worker;
 mod burst;
+mod fragments;
 pub mod shared;
 mod guard;
+pub mod cache;
 pub mod flows;
-mod state;
+pub mod connections;
+pub mod state;
+mod segment;
+pub mod clock;
 pub mod handoff;
 pub mod counters;
 pub mod events;

@@ -34,7 +34,8 @@ impl Shared {
         // A single worker hands nothing over.
         let parcels = if workers > 1 { 1024 } else { 1 };
         let inboxes = (0..workers).map(|_| Inbox::new(parcels)).collect();
-        Self { flows: Flows::new(flow_capacity), events: Events::default(), owners, inboxes }
+        let flows = Flows::opened_by(owners.len(), flow_capacity);
+        Self { flows, events: Events::default(), owners, inboxes }
     }
 
     pub(crate) fn ports_of(&self, worker: usize) -> Vec<PortId> {

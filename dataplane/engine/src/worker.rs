@@ -7,6 +7,7 @@ use table::PolicyTable;
 use table::Reader;
 
 use crate::burst::{BURST, Burst, transmit};
+use crate::cache::Cache;
 use crate::counters::{Counters, Tally};
 use crate::flows::Millis;
 use crate::io::{PacketIo, Slot};
@@ -24,6 +25,9 @@ pub struct Worker<Io: PacketIo> {
     table: Reader<PolicyTable>,
     wiring: Reader<Wiring>,
     recovery: Recovery,
+    cache: Cache,
+    /// The shard of the connection table whose turn to expire it was last.
+    expiry: usize,
     burst: Burst<Io::Frame>,
     tally: Tally,
     counters: Arc<Counters>,
@@ -48,8 +52,10 @@ impl<Io: PacketIo> Worker<Io> {
         let ports = shared.ports_of(me);
         assert_eq!(ports.len(), io.ports(), "worker {me} drives other ports than it owns");
         let recovery = Recovery { window: recovery_window, until: None };
+        let burst = Burst::new(&ports);
+        let cache = Cache::new(shared.flows.capacity());
         let (tally, counters) = (Tally::default(), Arc::default());
-        Self { io, me, ports, shared, table, wiring, recovery, burst: Burst::new(), tally, counters }
+        Self { io, me, ports, shared, table, wiring, recovery, cache, expiry: 0, burst, tally, counters }
     }
 
     /// Where this worker's figures can be read.
@@ -60,21 +66,27 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// One round over all ports; returns how many frames it has handled.
     ///
-    /// The tiers of a packet, fastest first: dropped by the guard (parse alone); of a known connection (one
-    /// look-up in the connection table); of a new one, or of one whose epoch has changed (policy as well,
-    /// all of a burst together). All frames of a burst see one policy table and one wiring.
+    /// The tiers of a packet, fastest first: dropped by the guard (parse alone); of a connection that this worker
+    /// knows (its own cache, and one word of the connection table); of one that is known elsewhere, or whose state
+    /// it changes (the connection table); of a new one, or of one whose epoch has changed (policy as well, all of a
+    /// burst together). All frames of a burst see one policy table and one wiring.
     pub fn turn(&mut self, now: Millis) -> u64 {
-        let Self { io, me, ports, shared, table, wiring, recovery, burst, tally, counters } = self;
+        let Self { io, me, ports, shared, table, wiring, recovery, cache, expiry, burst, tally, counters } =
+            self;
         let (table, wiring) = (table.get(), wiring.get());
+        cache.begin([place(table), place(wiring)]);
         let recovering = recovery.is_on(table.is_some(), now);
         let before = tally.rx + tally.handed_in;
 
         for (slot, port) in ports.iter().enumerate() {
             burst.receive(io, Slot(slot), tally);
             burst.admit(io, *port, wiring, &shared.events, tally);
-            burst.judge(io, table, wiring, &shared.flows, now, recovering, tally);
+            burst.pass_known(io, *me, wiring, cache, shared, now, tally);
+            burst.judge(io, table, wiring, cache, &shared.flows, *port, now, recovering, tally);
+            burst.follow(io, *port, table, now, tally);
             burst.forward(io, *me, wiring, shared, tally);
         }
+        shared.flows.connections().expire(now.ticks(), expiry, EXPIRY);
         take_over(io, *me, shared, tally);
         io.flush();
 
@@ -107,6 +119,15 @@ impl<Io: PacketIo> Worker<Io> {
     pub const fn tally(&self) -> &Tally {
         &self.tally
     }
+}
+
+/// How many connections are looked at in a turn, whether they have expired.
+const EXPIRY: usize = 16;
+
+/// Where a version of something is in memory, which tells it from the version before: the reader still held that
+/// one when it took this one.
+fn place<T>(version: Option<&T>) -> usize {
+    version.map_or(0, |version| std::ptr::from_ref(version).addr())
 }
 
 /// Sends what other workers have handed over.

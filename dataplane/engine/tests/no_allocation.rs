@@ -1,4 +1,4 @@
-//! The worker loop allocates nothing: not for a known connection, a new one, a denied one, or a hostile frame.
+//! The worker loop allocates nothing: not for a known connection, a new one, a denied one, a fragment, or a hostile frame.
 
 mod bed;
 
@@ -9,6 +9,7 @@ use engine::io::Slot;
 fn a_turn_allocates_nothing() {
     let mut bed = Bed::new();
     let known = from_pod(0).ip(A, B).udp(1, 80).build();
+    let datagram = from_pod(0).ip(A, B).udp(1, 80).payload(&[0; 2000]);
     let frames = [
         ("known", vec![known; 64]),
         ("new", (1000..1064).map(|port| from_pod(0).ip(A, B).udp(port, 80).build()).collect()),
@@ -19,6 +20,7 @@ fn a_turn_allocates_nothing() {
         ),
         ("spoofed", vec![from_pod(0).ip(C, B).udp(1, 80).build(); 64]),
         ("slow lane", vec![from_pod(0).ip(A, B).options(&[1, 1, 1, 0]).udp(1, 80).build(); 64]),
+        ("fragments", (1..33).flat_map(|id| datagram.fragments(id, 1480)).collect()),
         ("truncated", vec![vec![0; 9]; 64]),
     ];
     // The first turn of a thread that finds a new table sets up arc-swap's slot for that thread.
