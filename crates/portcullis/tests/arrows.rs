@@ -140,7 +140,7 @@ const MEMBERS: &[Member] = &[
 ];
 
 /// Where unsafe code has its written rule.
-const UNSAFE_LIVES_IN: &[&str] = &["portcullis-xsk"];
+const UNSAFE_LIVES_IN: &[&str] = &["portcullis-cpu", "portcullis-xsk"];
 
 /// What a pure crate would have to write to do I/O, start a thread or read a clock.
 const IMPURE: &[&str] = &[
