@@ -3,8 +3,8 @@
 use flow::Address;
 use table::NodeId;
 
-use crate::classes::{ClassAt, ClassKey};
-use crate::hosts::Host;
+use crate::classes::{ClassAt, ClassKey, OUTSIDE};
+use crate::hosts::{Host, Hosts};
 use crate::peers::NOBODY;
 use crate::ports::NO_NAMES;
 use crate::ranges::{self, Range};
@@ -49,24 +49,22 @@ impl State {
 
     /// Puts a host into its class.
     fn place(&mut self, address: Address) {
-        let Some(owner) = self.hosts.all.get(&address).map(|host| host.owner) else { return };
-        let painted = self.cover.at(ranges::number(address));
-        let cover = self.classes.all.key(painted).cover;
-        let record = owner.and_then(|owner| self.population.record(owner));
-        let (matches, ports) = record.map_or((NOBODY, NO_NAMES), |record| {
-            (self.population.identities.value(record.identity).matches.unwrap_or(NOBODY), record.ports)
+        let Self { hosts, cover, classes, population, ports, words, peers, dirty, .. } = self;
+        let Some(host) = hosts.all.get_mut(&address) else { return };
+        let painted = cover.at(ranges::number(address));
+        let record = host.owner.and_then(|owner| population.record(owner));
+        let (matches, named) = record.map_or((NOBODY, NO_NAMES), |record| {
+            (population.identities.value(record.identity).matches.unwrap_or(NOBODY), record.ports)
         });
-        let ports = self.ports.asked_for(&mut self.words, ports);
-        let key = ClassKey { matches, cover, ports };
-        let (class, is_new) = self.classes.class(key, &mut self.peers, &mut self.ports);
-        self.ports.named.release(ports);
+        let named = ports.asked_for(words, named);
+        let key = ClassKey { matches, cover: classes.all.key(painted).cover, ports: named };
+        let (class, is_new) = classes.class(key, peers, ports);
+        ports.named.release(named);
         if is_new {
-            self.dirty.classes.mark(class);
+            dirty.classes.mark(class);
         }
-        if let Some(host) = self.hosts.all.get_mut(&address)
-            && let Some(before) = host.class.replace(class)
-        {
-            self.classes.all.release(before);
+        if let Some(before) = host.class.replace(class) {
+            classes.all.release(before);
         }
     }
 
@@ -99,25 +97,26 @@ impl State {
     }
 
     fn write_host(&mut self, address: Address) {
-        let Some(host) = self.hosts.all.get(&address) else { return };
-        let painted = self.cover.at(ranges::number(address));
-        let class = host.class.unwrap_or(painted);
-        let subject = host.owner.and_then(|owner| self.population.pods.value(owner).subject.as_ref());
+        let Self { hosts: Hosts { all, nodes, .. }, nodes: numbers, classes, population, draft, .. } = self;
+        let Some(host) = all.get_mut(&address) else { return };
+        let class = host.class.unwrap_or(OUTSIDE);
+        let subject = host.owner.and_then(|owner| population.pods.value(owner).subject.as_ref());
         let pod = subject.map(|subject| subject.id);
-        let mut nodes: Vec<NodeId> =
-            self.hosts.nodes(address).iter().filter_map(|&node| self.nodes.get(node)).collect();
-        nodes.sort_unstable();
-        // Who is like everybody around needs no entry.
-        let stands_out = class != painted || pod.is_some() || !nodes.is_empty();
+        let on = nodes.get(&address).map_or(&[][..], Vec::as_slice).iter();
+        let mut on: Vec<NodeId> = on.filter_map(|&node| numbers.get(node)).collect();
+        on.sort_unstable();
+        // Who is like everybody around needs no entry. Whom only blocks speak of is in the class of the interval.
+        let key = classes.all.key(class);
+        let painted = key.matches == NOBODY && key.ports == NO_NAMES;
+        let stands_out = !painted || pod.is_some() || !on.is_empty();
         if stands_out {
-            self.draft.set_host(address, self.classes.id(class), pod, &nodes);
+            draft.set_host(address, classes.id(class), pod, &on);
         } else if host.written {
-            self.draft.remove_host(address, self.classes.id(painted));
+            draft.remove_host(address, classes.id(class));
         }
-        if self.hosts.is_deserted(address, host) {
+        host.written = stands_out;
+        if host.owner.is_none() && self.hosts.is_deserted(address) {
             self.desert(address);
-        } else if let Some(host) = self.hosts.all.get_mut(&address) {
-            host.written = stands_out;
         }
     }
 

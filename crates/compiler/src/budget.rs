@@ -7,7 +7,8 @@ use policy::model::ObjectName;
 /// Most bytes that a compiler and the table that it gives may hold together.
 ///
 /// A change that only takes away may need a little more on its way. So near the budget, and beyond it up to a
-/// sixteenth, a step may still add 64 KiB.
+/// sixteenth, a step may still add 64 KiB. And what a refused change has left as spare room, up to a quarter beyond
+/// the budget, may be used by those that come after it: else they would all be refused.
 ///
 /// The default is one GiB: room for 100,000 pods, all of them judged, under 10,000 policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +62,9 @@ impl Budget {
     pub(crate) fn limit(self, held: usize) -> usize {
         /// What a step may always add.
         const SLACK: usize = 64 << 10;
-        self.bytes.max(held.saturating_add(SLACK).min(self.bytes.saturating_add(self.bytes / 16)))
+        let little = held.saturating_add(SLACK).min(self.bytes.saturating_add(self.bytes / 16));
+        let spare = held.min(self.bytes.saturating_add(self.bytes / 4));
+        self.bytes.max(little).max(spare)
     }
 }
 
@@ -133,7 +136,8 @@ mod tests {
         let limit = |held| Budget { bytes: 16 * MIB }.limit(held);
         assert_eq!([0, 15 * MIB].map(limit), [16 * MIB; 2]);
         assert_eq!(limit(16 * MIB), 16 * MIB + (64 << 10));
-        assert_eq!(limit(17 * MIB), 17 * MIB);
+        assert_eq!([17 * MIB, 19 * MIB].map(limit), [17 * MIB, 19 * MIB]);
+        assert_eq!(limit(40 * MIB), 20 * MIB);
         assert_eq!(Budget { bytes: usize::MAX }.limit(5), usize::MAX);
     }
 

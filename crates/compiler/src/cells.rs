@@ -30,7 +30,7 @@ impl State {
             let before = self.bytes();
             self.fill_row(row);
             let policies = self.rows.all.key(row).policies.clone();
-            self.blame(&policies, before);
+            self.blame(&policies, self.bytes().saturating_sub(before));
             self.check()?;
         }
         while self.dirty.classes.pop().is_some() {}

@@ -13,7 +13,7 @@ use crate::population::{NodeAt, PodAt, Population};
 pub(crate) struct Hosts {
     pub(crate) all: BTreeMap<Address, Host>,
     /// The nodes that have an address.
-    nodes: HashMap<Address, Vec<NodeAt>>,
+    pub(crate) nodes: HashMap<Address, Vec<NodeAt>>,
     /// Claimants of addresses that more than one pod claims.
     rivals: HashMap<Address, Vec<PodAt>>,
 }
@@ -89,14 +89,10 @@ impl Hosts {
         }
     }
 
-    /// The nodes that have an address, in no order.
-    pub(crate) fn nodes(&self, address: Address) -> &[NodeAt] {
-        self.nodes.get(&address).map_or(&[], Vec::as_slice)
-    }
-
     /// Whether nobody has an address any more.
-    pub(crate) fn is_deserted(&self, address: Address, host: &Host) -> bool {
-        host.claimant.is_none() && !self.rivals.contains_key(&address) && !self.nodes.contains_key(&address)
+    pub(crate) fn is_deserted(&self, address: Address) -> bool {
+        let claimed = self.all.get(&address).is_some_and(|host| host.claimant.is_some());
+        !claimed && !self.rivals.contains_key(&address) && !self.nodes.contains_key(&address)
     }
 
     /// The owner of an address.

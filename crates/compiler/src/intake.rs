@@ -240,7 +240,7 @@ impl State {
 
     /// Takes in what a policy is, unless it is known as it is. Takes over the reference to its place.
     pub(crate) fn policy(&mut self, at: PolicyAt, policy: &NetworkPolicy) -> Option<Before> {
-        let held = self.bytes();
+        let held = self.footprint_beside_the_table().total();
         let namespace = self.policies.all.key(at).namespace;
         let Self { words, population, peers, ports, .. } = self;
         let record = Policies::record(namespace, policy, words, population, peers, ports);
@@ -253,7 +253,8 @@ impl State {
             Some(Before::Policy(at, self.put_policy(at, Some(Arc::new(record)))))
         };
         self.policies.all.release(at);
-        self.blame(&[at], held);
+        let grown = self.footprint_beside_the_table().total().saturating_sub(held);
+        self.blame(&[at], grown);
         before
     }
 

@@ -8,6 +8,9 @@ use crate::state::{Spent, State};
 
 use flow::Direction;
 
+/// After how many peers and identities the budget is looked at.
+const BATCH: usize = 16;
+
 impl State {
     /// Counts the rules of policies that decide, and no others, among the users of their peers and names.
     pub(crate) fn derive_liveness(&mut self) {
@@ -89,7 +92,7 @@ impl State {
             if !self.peers.is_stale(peer) {
                 continue;
             }
-            let before = self.bytes();
+            let before = self.footprint_beside_the_table().total();
             match self.peers.peers.key(peer) {
                 PeerKey::Pods { .. } => self.show_pods(peer),
                 PeerKey::Block(_) => {
@@ -100,10 +103,13 @@ impl State {
             }
             let mut users: Vec<_> = self.peers.users(peer).iter().map(|user| user.policy).collect();
             users.dedup();
-            self.blame(&users, before);
-            self.check()?;
+            let grown = self.footprint_beside_the_table().total().saturating_sub(before);
+            self.blame(&users, grown);
+            if self.dirty.peers.len().is_multiple_of(BATCH) {
+                self.check()?;
+            }
         }
-        Ok(())
+        self.check()
     }
 
     fn show_pods(&mut self, peer: crate::peers::PeerAt) {
@@ -141,8 +147,10 @@ impl State {
                     dirty.hosts.extend(owned);
                 }
             }
-            self.check()?;
+            if self.dirty.identities.len().is_multiple_of(BATCH) {
+                self.check()?;
+            }
         }
-        Ok(())
+        self.check()
     }
 }

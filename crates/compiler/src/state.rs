@@ -102,8 +102,13 @@ impl State {
 
     /// What is held, by structure.
     pub(crate) fn footprint(&self) -> Footprint {
+        Footprint { table: self.draft.bytes(), ..self.footprint_beside_the_table() }
+    }
+
+    /// The same without the table, which takes longer to ask.
+    pub(crate) fn footprint_beside_the_table(&self) -> Footprint {
         Footprint {
-            table: self.draft.bytes(),
+            table: 0,
             words: self.words.bytes(),
             pods: self.population.bytes(),
             addresses: self.hosts.bytes() + self.cover.bytes(),
@@ -140,9 +145,8 @@ impl State {
         self.footprint().total()
     }
 
-    /// Remembers who made things grow from what they were before.
-    pub(crate) fn blame(&mut self, policies: &[PolicyAt], before: usize) {
-        let grown = self.bytes().saturating_sub(before);
+    /// Remembers who made things grow.
+    pub(crate) fn blame(&mut self, policies: &[PolicyAt], grown: usize) {
         if grown == 0 || policies.is_empty() {
             return;
         }

@@ -24,15 +24,20 @@ impl Changes {
     pub(crate) fn between(last: &PolicyTable, new: &PolicyTable, written: &Written) -> Self {
         let class = |table: &PolicyTable, address| table.locate(address).class();
         let hosts = written.hosts.iter().map(|&address| (class(last, address), class(new, address)));
-        let moves: HashSet<_> =
-            written.moves.iter().copied().chain(hosts).filter(|(old, new)| old != new).collect();
+        let ways = ways(last, new, &written.moves);
+        let moves: HashSet<_> = ways.into_iter().chain(hosts).filter(|(old, new)| old != new).collect();
         let (rows, pods) = (written.rows.clone(), written.pods.clone());
         Self { last: last.clone(), moves: moves.into_iter().collect(), rows, pods, differ: HashMap::new() }
     }
 
     /// Whether `new` says something else than the last table about the pod in this slot.
     pub(crate) fn concern(&mut self, new: &PolicyTable, pod: u32) -> bool {
-        if self.pods.has(pod) || self.last.pods.at_checked(pod).is_none_or(Option::is_none) {
+        // Written more than once, it may be what it was.
+        let other = match self.last.pods.at_checked(pod) {
+            Some(old @ Some(_)) => self.pods.has(pod) && old != new.pods.at(pod),
+            _ => true,
+        };
+        if other {
             return true;
         }
         let rows = self.last.subjects.at(pod).rows.into_iter().zip(new.subjects.at(pod).rows);
@@ -66,12 +71,32 @@ impl Changes {
 
     /// Whether an address went to a class of which `row` says something else than `old_row` said of the old one.
     fn moves_matter(&self, new: &PolicyTable, old_row: u32, row: u32) -> bool {
-        self.moves.iter().any(|&(old_class, class)| {
-            // A class between two freezes: nothing can be said.
-            let unknown = self.last.classes.at_checked(old_class).is_none_or(Option::is_none);
-            unknown || self.last.rows.set(old_row, old_class) != new.rows.set(row, class)
-        })
+        let mut moves = self.moves.iter();
+        moves.any(|&(old_class, class)| self.last.rows.set(old_row, old_class) != new.rows.set(row, class))
     }
+}
+
+/// From which class of the last table to which class of the new one some address may have gone, by way of classes
+/// that the last table did not have.
+fn ways(last: &PolicyTable, new: &PolicyTable, moves: &HashSet<(u32, u32)>) -> Vec<(u32, u32)> {
+    let has = |table: &PolicyTable, class| table.classes.at_checked(class).is_some_and(Option::is_some);
+    let mut onward: HashMap<u32, Vec<u32>> = HashMap::new();
+    for &(between, class) in moves.iter().filter(|(between, _)| !has(last, *between)) {
+        onward.entry(between).or_default().push(class);
+    }
+    let mut ways = Vec::new();
+    for &(old, first) in moves.iter().filter(|(old, _)| has(last, *old)) {
+        let (mut seen, mut next) = (HashSet::from([first]), vec![first]);
+        while let Some(class) = next.pop() {
+            if has(new, class) {
+                ways.push((old, class));
+            }
+            next.extend(
+                onward.get(&class).into_iter().flatten().copied().filter(|&class| seen.insert(class)),
+            );
+        }
+    }
+    ways
 }
 
 /// The epoch after the newest of `table` that none of its pods has: after a wrap-around, a pod may have kept one
