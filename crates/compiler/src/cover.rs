@@ -1,6 +1,8 @@
 //! Which live blocks cover which addresses: all addresses, cut into intervals of one class each.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use hashbrown::HashMap;
 
 use crate::classes::{ClassAt, ClassKey, Classes, OUTSIDE};
 use crate::dirty::Dirty;

@@ -1,7 +1,9 @@
 //! Addresses of pods and nodes, and which pod owns which.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use hashbrown::HashMap;
 
 use flow::Address;
 use policy::model::Phase;

@@ -1,6 +1,8 @@
 //! Whom rules speak of, each kept once, and which of them select an identity.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use hashbrown::HashMap;
 
 use flow::Direction;
 use policy::model::{Namespaces, Peer};

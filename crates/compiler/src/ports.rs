@@ -1,6 +1,6 @@
 //! Ports of rules, and what the names of ports stand for at a pod.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 use std::sync::Arc;
 
 use flow::Protocol;

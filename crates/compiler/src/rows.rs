@@ -1,6 +1,8 @@
 //! Rows: what the policies of a pod say in one direction, shared by all pods with the same policies.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use hashbrown::HashMap;
 
 use flow::Direction;
 use table::{Draft, PortRange, RowId, SetId};

@@ -1,6 +1,6 @@
 //! Everything that the compiler remembers between two tables.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 use table::{Draft, NodeId, PodId};
 

@@ -1,6 +1,6 @@
 //! Who owns which address, which pods are judged, and by which rows.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 use std::sync::Arc;
 
 use flow::{Address, Direction, Protocol};
