@@ -163,6 +163,12 @@ impl LabAgent {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// The number of its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     ///
     /// # Errors

@@ -82,6 +82,12 @@ fn sigterm_ends_it_within_a_second_and_keeps_enforcement() {
     let scene = Scene::new("");
     let denied = denied_stream(&scene);
     let agent = scene.agent();
+    // It has started itself again, to have huge pages for its tables, and is the process that was started.
+    let environment = fs::read_to_string(format!("/proc/{}/environ", agent.id())).expect("the agent runs");
+    assert!(
+        environment.split('\0').any(|set| set == "GLIBC_TUNABLES=glibc.malloc.hugetlb=1"),
+        "{environment}"
+    );
     std::thread::sleep(Duration::from_millis(50));
     let before = denied.report().delivered;
     let (status, took) = agent.terminate().expect("an end");
