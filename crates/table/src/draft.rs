@@ -1,44 +1,17 @@
 //! The table as it is being written: what the compiler drives.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use flow::{Address, Direction, Epoch};
 
 use crate::entry::Entry;
-use crate::epochs::{self, Changes};
-use crate::interned::Marks;
+use crate::epochs::{self, Changes, Written};
+use crate::ids::{ClassId, NodeId, PodId, RowId};
 use crate::layout::{LocalPod, PolicyTable, Subject};
 use crate::rows::{RowInfo, RowStore};
 use crate::rules::{NamedPort, PolicyId, PolicyInfo, PortRange, Signature};
 use crate::sets::{SetId, SetStore};
 use crate::v6::Canvas;
-
-/// A class of addresses of a draft and its tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClassId(pub(crate) u32);
-
-impl ClassId {
-    /// The class that every address is in at first: no peer matches it, and it names no port.
-    pub const OUTSIDE: Self = Self(0);
-}
-
-/// A row of a draft and its tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RowId(pub(crate) u32);
-
-impl RowId {
-    /// The row of a pod that no policy isolates: everything passes.
-    pub const OPEN: Self = Self(0);
-}
-
-/// A judged pod of a draft and its tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PodId(pub(crate) u32);
-
-/// A node. Whoever writes the table numbers them, below [`Draft::MAX_NODES`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NodeId(pub u16);
 
 /// A table that is being written. [`freeze`](Self::freeze) gives a table of what it says then; all tables of one
 /// draft share the pages that were not written between them.
@@ -57,26 +30,20 @@ pub struct Draft {
     pods: Slots,
     /// Sets of nodes that have an address together.
     shared_nodes: Vec<Vec<u16>>,
-    /// Since the last freeze: what was written.
+    /// What was written since the last freeze.
     written: Written,
+    /// What was removed since then: ids that nobody gets before the next one.
+    removed: Removed,
     /// Pages and sets after the last sweep.
     swept: (usize, usize),
 }
 
-/// What was written since the last freeze.
+/// Ids to be free again.
 #[derive(Debug, Default)]
-pub(crate) struct Written {
-    /// From which class to which some painted address went.
-    pub(crate) moves: HashSet<(u32, u32)>,
-    /// Addresses that are, or were, hosts.
-    pub(crate) hosts: Vec<Address>,
-    /// Rows with other cells.
-    pub(crate) rows: Marks,
-    /// Pods that are new or not the same any more.
-    pub(crate) pods: Marks,
-    removed_classes: Vec<u32>,
-    removed_rows: Vec<u32>,
-    removed_pods: Vec<u32>,
+struct Removed {
+    classes: Vec<u32>,
+    rows: Vec<u32>,
+    pods: Vec<u32>,
 }
 
 /// Ids in use and free again.
@@ -117,6 +84,7 @@ impl Draft {
             pods: Slots { next: 1, free: Vec::new() },
             shared_nodes: Vec::new(),
             written: Written::default(),
+            removed: Removed::default(),
             swept: (0, 0),
         };
         let outside = draft.add_class(Signature::default());
@@ -136,7 +104,7 @@ impl Draft {
     /// Removes a class that no address is in.
     pub fn remove_class(&mut self, class: ClassId) {
         *self.table.classes.at_mut(class.0) = None;
-        self.written.removed_classes.push(class.0);
+        self.removed.classes.push(class.0);
     }
 
     /// Puts all addresses from `first` to `last`, both included and of one family, into a class: all but hosts.
@@ -190,7 +158,7 @@ impl Draft {
     /// Removes a row that no pod has.
     pub fn remove_row(&mut self, row: RowId) {
         self.rows.remove(row);
-        self.written.removed_rows.push(row.0);
+        self.removed.rows.push(row.0);
     }
 
     /// Replaces all cells of a row: `cells`, sorted by class, and `default` for all other classes.
@@ -236,7 +204,7 @@ impl Draft {
     pub fn remove_pod(&mut self, id: PodId) {
         *self.table.pods.at_mut(id.0) = None;
         *self.table.subjects.at_mut(id.0) = Subject::default();
-        self.written.removed_pods.push(id.0);
+        self.removed.pods.push(id.0);
     }
 
     /// Sets, replaces or with `None` removes a policy.
@@ -267,8 +235,8 @@ impl Draft {
     /// say the same about it; the names of the rules do not count. All others share one epoch that was not in use
     /// before.
     pub fn freeze(&mut self) -> PolicyTable {
-        self.written.removed_classes.sort_unstable();
-        self.rows.reset(&self.written.removed_classes);
+        self.removed.classes.sort_unstable();
+        self.rows.reset(&self.removed.classes);
         if self.v6.take_changed() {
             self.table.v6 = self.v6.intervals();
         }
@@ -277,9 +245,10 @@ impl Draft {
         self.table.generation += 1;
         let written = std::mem::take(&mut self.written);
         self.give_epochs(&written);
-        self.classes.free.extend(written.removed_classes);
-        self.rows.recycle(written.removed_rows);
-        self.pods.free.extend(written.removed_pods);
+        let removed = std::mem::take(&mut self.removed);
+        self.classes.free.extend(removed.classes);
+        self.rows.recycle(removed.rows);
+        self.pods.free.extend(removed.pods);
         self.sweep();
         self.last = Some(self.table.clone());
         self.table.clone()

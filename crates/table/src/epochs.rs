@@ -2,12 +2,24 @@
 
 use std::collections::{HashMap, HashSet};
 
-use flow::Epoch;
+use flow::{Address, Epoch};
 
-use crate::draft::Written;
 use crate::interned::Marks;
 use crate::layout::PolicyTable;
 use crate::rows::CELLS;
+
+/// What was written between two tables of one draft.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// From which class to which some painted address went.
+    pub(crate) moves: HashSet<(u32, u32)>,
+    /// Addresses that are, or were, hosts.
+    pub(crate) hosts: Vec<Address>,
+    /// Rows with other cells.
+    pub(crate) rows: Marks,
+    /// Pods that are new or not the same any more.
+    pub(crate) pods: Marks,
+}
 
 /// What changed between two tables of one draft.
 pub(crate) struct Changes {

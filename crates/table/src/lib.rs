@@ -22,6 +22,7 @@
 
 // What a table is made of.
 mod paged;
+mod ids;
 mod entry;
 mod v4;
 mod v6;
@@ -40,7 +41,8 @@ mod canonical;
 // How workers get it.
 mod publish;
 
-pub use draft::{ClassId, Draft, NodeId, PodId, RowId};
+pub use draft::Draft;
+pub use ids::{ClassId, NodeId, PodId, RowId};
 pub use layout::{LocalPod, PolicyTable, Sizes};
 pub use publish::{Publisher, Reader};
 pub use rules::{

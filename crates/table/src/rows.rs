@@ -3,7 +3,7 @@
 use flow::Direction;
 use std::sync::Arc;
 
-use crate::draft::{ClassId, RowId};
+use crate::ids::{ClassId, RowId};
 use crate::interned::{Interned, Marks};
 use crate::paged::Paged;
 use crate::rules::{NamedPort, PolicyId};
