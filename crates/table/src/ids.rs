@@ -22,6 +22,6 @@ impl RowId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodId(pub(crate) u32);
 
-/// A node. Whoever writes the table numbers them, below [`Draft::MAX_NODES`].
+/// A node. Whoever writes the table numbers them, below [`Draft::MAX_NODES`](crate::Draft::MAX_NODES).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u16);
