@@ -75,7 +75,8 @@ impl Compiler {
     ///
     /// # Errors
     ///
-    /// When the budget is not enough. Then the compiler is as it was before.
+    /// When the budget is not enough. Then it says what it said before; what the change took may stay as spare room,
+    /// and some pods may get another epoch with the next table.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Result<PolicyTable, OverBudget> {
         self.step(|state, journal| {
             for change in changes {
@@ -92,7 +93,7 @@ impl Compiler {
     ///
     /// # Errors
     ///
-    /// When the budget is not enough. Then the compiler is as it was before.
+    /// When the budget is not enough. Then it is as after an [`apply`](Self::apply) that is refused.
     pub fn update(&mut self, cluster: &Cluster) -> Result<PolicyTable, OverBudget> {
         self.step(|state, journal| adopt(state, journal, cluster))
     }
@@ -281,7 +282,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Wherever a step stops, it has not happened: nobody has another epoch, and what follows is what would have
+        /// Wherever a step stops before addresses are written, it has not happened: what follows is what would have
         /// followed without it.
         #[test]
         fn a_change_is_taken_back_from_wherever_it_stopped(

@@ -14,8 +14,8 @@
 //! ```
 //!
 //! Everything that is compared often is kept once and has a number (`intern`): words, selectors, identities, peers,
-//! sorted lists of peers, classes, rows. Numbers are counted references, so that the state depends on the cluster
-//! and not on its history.
+//! sorted lists of peers, classes, rows. Numbers are counted references, so that what a
+//! table says depends on the cluster and not on its history.
 //!
 //! Only what judged pods need is compiled. A policy is live when it isolates a judged pod; its peers are live then.
 //! A peer that is not live refines no class, however many pods it selects.

@@ -81,7 +81,7 @@ impl Rows {
         })
     }
 
-    /// The table has been frozen: its sets have new numbers.
+    /// The table has been frozen: numbers of sets that no row holds may be given to others.
     pub(crate) fn forget_sets(&mut self) {
         self.sets.clear();
     }

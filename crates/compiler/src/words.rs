@@ -11,7 +11,7 @@ pub(crate) type Symbol = Id<Box<str>>;
 /// Labels as pairs of key and value, sorted by the key's number.
 pub(crate) type Pairs = Box<[(Symbol, Symbol)]>;
 
-/// A label selector over symbols. Equal selectors are equal here however they were written.
+/// A label selector over symbols. Equal here whatever the order of requirements and values.
 #[derive(PartialEq, Eq, Hash)]
 pub(crate) struct Selector {
     requirements: Box<[Requirement]>,

@@ -265,7 +265,7 @@ fn an_interlock_that_somebody_flushed_is_put_in_force_again() {
     ] {
         assert!(scene.node(damage).status.success(), "{what}");
         assert_ne!(listing(), before, "{what}");
-        eventually("the interlock is back", Duration::from_secs(5), || listing() == before);
+        eventually("the interlock is back", Duration::from_secs(15), || listing() == before);
     }
     assert_eq!(agent.log().matches("put in force again").count(), 2, "{}", agent.log());
 }

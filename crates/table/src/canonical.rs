@@ -93,7 +93,7 @@ impl PolicyTable {
             0 => Vec::new(),
             node if node < Self::SHARED_NODES => vec![node.into()],
             shared => {
-                let nodes = &self.shared_nodes[usize::from(shared - Self::SHARED_NODES)];
+                let nodes = self.shared_nodes.at(u32::from(shared - Self::SHARED_NODES));
                 nodes.iter().copied().map(u32::from).collect()
             }
         }

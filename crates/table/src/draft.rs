@@ -7,6 +7,7 @@ use flow::{Address, Direction, Epoch};
 use crate::entry::Entry;
 use crate::epochs::{self, Changes, Written};
 use crate::ids::{ClassId, NodeId, PodId, RowId};
+use crate::interned::Interned;
 use crate::layout::{LocalPod, PolicyTable, Subject};
 use crate::rows::{RowInfo, RowStore};
 use crate::rules::{NamedPort, PolicyId, PolicyInfo, PortRange, Signature};
@@ -29,7 +30,7 @@ pub struct Draft {
     classes: Slots,
     pods: Slots,
     /// Sets of nodes that have an address together.
-    shared_nodes: Vec<Vec<u16>>,
+    shared_nodes: Interned<Box<[u16]>>,
     /// What was written since the last freeze.
     written: Written,
     /// What was removed since then: ids that nobody gets before the next one.
@@ -69,6 +70,9 @@ impl Draft {
     pub const MAX_PODS: u32 = Entry::PODS - 1;
     /// Most nodes.
     pub const MAX_NODES: u16 = PolicyTable::SHARED_NODES - 1;
+    /// Most different sets of nodes that share an address, over the life of a draft. An address of one set more is
+    /// nobody's: it is judged like any other.
+    pub const MAX_SHARED: usize = (u16::MAX - PolicyTable::SHARED_NODES) as usize + 1;
 
     /// No pod, no policy.
     #[must_use]
@@ -82,7 +86,7 @@ impl Draft {
             rows,
             classes: Slots { next: 0, free: Vec::new() },
             pods: Slots { next: 1, free: Vec::new() },
-            shared_nodes: Vec::new(),
+            shared_nodes: Interned::new(),
             written: Written::default(),
             removed: Removed::default(),
             swept: (0, 0),
@@ -226,7 +230,8 @@ impl Draft {
     pub fn bytes(&self) -> usize {
         let addresses = self.table.v4.bytes() + self.table.hosts.bytes() + self.v6.bytes();
         let rows = self.rows.rows().bytes() + self.rows.bytes();
-        addresses + rows + self.sets.bytes() + self.table.subjects.bytes()
+        let nodes = self.shared_nodes.bytes() + self.table.shared_nodes.bytes();
+        addresses + rows + self.sets.bytes() + self.table.subjects.bytes() + nodes
     }
 
     /// A table of what the draft says.
@@ -288,15 +293,15 @@ impl Draft {
             [] => 0,
             [node] => node.0 + 1,
             nodes => {
-                let mut numbers: Vec<u16> = nodes.iter().map(|node| node.0 + 1).collect();
+                let mut numbers: Box<[u16]> = nodes.iter().map(|node| node.0 + 1).collect();
                 numbers.sort_unstable();
-                let at = self.shared_nodes.iter().position(|known| *known == numbers).unwrap_or_else(|| {
-                    self.shared_nodes.push(numbers);
-                    self.table.shared_nodes = self.shared_nodes.iter().cloned().collect();
-                    self.shared_nodes.len() - 1
-                });
-                // Beyond all numbers, the last set of nodes would be another: an address of no node is judged.
-                u16::try_from(at).ok().and_then(|at| at.checked_add(PolicyTable::SHARED_NODES)).unwrap_or(0)
+                if self.shared_nodes.len() == Self::MAX_SHARED && !self.shared_nodes.has(&numbers) {
+                    // Out of numbers: the address counts as nobody's, and is judged.
+                    return 0;
+                }
+                let known = &mut self.table.shared_nodes;
+                let at = self.shared_nodes.id(numbers, |at, numbers| *known.at_mut(at) = numbers.clone());
+                PolicyTable::SHARED_NODES + at as u16
             }
         }
     }

@@ -28,6 +28,10 @@ impl<K: Eq + Hash + Clone> Interned<K> {
         })
     }
 
+    pub(crate) fn has(&self, value: &K) -> bool {
+        self.ids.contains_key(value)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.ids.len()
     }

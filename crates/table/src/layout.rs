@@ -38,7 +38,7 @@ pub struct PolicyTable {
     pub(crate) classes: Paged<Option<Arc<Signature>>, 256>,
     pub(crate) policies: Paged<Option<Arc<PolicyInfo>>, 256>,
     /// The nodes behind the numbers from [`SHARED_NODES`](Self::SHARED_NODES) on, sorted.
-    pub(crate) shared_nodes: Arc<[Vec<u16>]>,
+    pub(crate) shared_nodes: Paged<Box<[u16]>, 64>,
 }
 
 /// What judging a pod needs. Slot zero is nobody: its rows are open.
@@ -94,7 +94,7 @@ impl PolicyTable {
             pods: Paged::new(),
             classes: Paged::new(),
             policies: Paged::new(),
-            shared_nodes: Arc::default(),
+            shared_nodes: Paged::new(),
         }
     }
 
@@ -118,7 +118,7 @@ impl PolicyTable {
         if node < Self::SHARED_NODES {
             node != 0 && u32::from(node) == subject.node
         } else {
-            let nodes = &self.shared_nodes[usize::from(node - Self::SHARED_NODES)];
+            let nodes = self.shared_nodes.at(u32::from(node - Self::SHARED_NODES));
             u16::try_from(subject.node).is_ok_and(|own| nodes.binary_search(&own).is_ok())
         }
     }
@@ -144,7 +144,7 @@ impl PolicyTable {
         ]
     }
 
-    /// How many tables came before this one and itself.
+    /// The number of this table among those of its draft; the first has one.
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.generation

@@ -1,13 +1,15 @@
 //! The lookup: from keys to verdicts, a batch at a time.
 //!
 //! ```text
-//! address ──> entry {class, pod, node}       IPv4: three loads. IPv6: a bucket, or a search of fixed length
+//! address ──> entry {class, pod, node}       IPv4: four loads. IPv6: a bucket, and for what is no host a search of
+//!                                            fixed length
 //! pod, direction ──> row                     one load
 //! row, class of the other end ──> set        two loads
 //! set, protocol, port ──> bit                two loads
 //! ```
 //!
-//! The number of steps depends neither on rules nor on policies nor on pods. Each step runs over the whole batch
+//! Each load but those of the IPv4 trie has one before it, of the page's place in a small directory that mostly stays
+//! in a cache. The number of steps depends neither on rules nor on policies nor on pods. Each step runs over the whole batch
 //! before the next begins: its loads do not wait for each other, so that what is not in a cache comes in together.
 
 use flow::{Direction, FlowKey, Verdict};

@@ -86,6 +86,8 @@ impl Sets {
 pub(crate) struct SetStore {
     sets: Sets,
     by_ranges: HashMap<Box<[PortRange]>, u32>,
+    /// How many ranges its keys have.
+    ranges: usize,
     parts: Interned<Parts>,
     blocks: Interned<[u64; WORDS]>,
 }
@@ -94,8 +96,13 @@ impl SetStore {
     /// [`SetId::NONE`] and [`SetId::EVERY`].
     pub(crate) fn new() -> Self {
         let sets = Sets { sets: Paged::new(), blocks: Paged::new() };
-        let mut store =
-            Self { sets, by_ranges: HashMap::new(), parts: Interned::new(), blocks: Interned::new() };
+        let mut store = Self {
+            sets,
+            by_ranges: HashMap::new(),
+            ranges: 0,
+            parts: Interned::new(),
+            blocks: Interned::new(),
+        };
         for bits in [0, u64::MAX] {
             let block = store.block([bits; WORDS]);
             store.set(Parts([[block; BLOCKS]; 4]));
@@ -114,6 +121,7 @@ impl SetStore {
             parts.0[part(of_one[0].protocol)] = self.blocks_of(of_one);
         }
         let set = self.set(parts);
+        self.ranges += ranges.len();
         self.by_ranges.insert(ranges, set);
         SetId(set)
     }
@@ -132,6 +140,7 @@ impl SetStore {
             self.sets.sets.at(set).0.iter().flatten().for_each(|&block| _ = blocks.mark(block));
         }
         self.by_ranges.retain(|_, &mut set| used.has(set));
+        self.ranges = self.by_ranges.keys().map(|ranges| ranges.len()).sum();
         self.parts.sweep(&used);
         self.blocks.sweep(&blocks);
     }
@@ -142,8 +151,7 @@ impl SetStore {
 
     /// What the sets, and finding one, cost.
     pub(crate) fn bytes(&self) -> usize {
-        let ranges = self.by_ranges.capacity() * 48
-            + self.by_ranges.keys().map(|ranges| size_of_val(&**ranges)).sum::<usize>();
+        let ranges = self.by_ranges.capacity() * 48 + self.ranges * size_of::<PortRange>();
         ranges + self.sets.bytes() + self.parts.bytes() + self.blocks.bytes()
     }
 

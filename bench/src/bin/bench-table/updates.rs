@@ -1,4 +1,6 @@
-//! From a change to the published table: what the control thread does between an event and the workers' next burst.
+//! From one change to the published table: what a source of single events costs between an event and the workers' next
+//! burst. An agent that reads files takes the longer way: it parses what changed and hands the whole cluster to
+//! `Compiler::update`, which compares it with what it knows.
 //!
 //! Each event is timed from the call of `apply` to the return of `publish`, which also frees the version that the
 //! reader has left. The reader looks before each event, as a worker does all the time.
