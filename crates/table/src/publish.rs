@@ -269,14 +269,15 @@ mod tests {
             let reader = thread::spawn(move || {
                 let before = read(&mut reader);
                 if told.load(Ordering::Acquire) {
-                    assert_eq!(read(&mut reader), 2, "left behind at {before}");
+                    assert_eq!(read(&mut reader), 3, "left behind at {before}");
                 }
                 reader
             });
             publisher.publish(press.version(2));
+            publisher.publish(press.version(3));
             published.store(true, Ordering::Release);
             let mut reader = reader.join().unwrap();
-            assert_eq!(read(&mut reader), 2, "left behind");
+            assert_eq!(read(&mut reader), 3, "left behind");
             assert_eq!((publisher.collect(), press.alive()), (0, 1));
             drop(reader);
         });
