@@ -201,8 +201,10 @@ fn adopt(state: &mut State, journal: &mut Vec<Before>, cluster: &Cluster) -> Res
             continue;
         }
         seen.mark(at);
-        journal.extend(state.policy(at, policy));
-        state.check()?;
+        if let Some(before) = state.policy(at, policy) {
+            journal.push(before);
+            state.check()?;
+        }
     }
     let known: Vec<_> = state.policies.all.iter().map(|(at, ..)| at).collect();
     for at in known.into_iter().filter(|&at| !seen.has(at)) {
@@ -217,8 +219,10 @@ fn adopt(state: &mut State, journal: &mut Vec<Before>, cluster: &Cluster) -> Res
             continue;
         }
         seen.mark(at);
-        journal.extend(state.pod(at, pod));
-        state.check()?;
+        if let Some(before) = state.pod(at, pod) {
+            journal.push(before);
+            state.check()?;
+        }
     }
     let known: Vec<_> = state.population.pods.iter().map(|(at, ..)| at).collect();
     for at in known.into_iter().filter(|&at| !seen.has(at)) {
