@@ -261,19 +261,18 @@ impl Draft {
 
     fn give_epochs(&mut self, written: &Written) {
         let fresh = self.last.as_ref().map_or(Epoch::FIRST, epochs::fresh);
-        let mut taken = false;
-        self.table.sizes.pods = 0;
         let mut changes = self.last.as_ref().map(|last| Changes::between(last, &self.table, written));
-        for id in (1..self.pods.next).filter(|&id| self.table.pods.at(id).is_some()) {
-            self.table.sizes.pods += 1;
-            if changes.as_mut().is_none_or(|changes| changes.concern(&self.table, id)) {
-                self.table.subjects.at_mut(id).epoch = fresh.number();
-                taken = true;
-            }
-        }
-        // An epoch that no pod of this table took may be given by the next one.
-        if taken {
+        let mut concerned: Vec<u32> =
+            (1..self.pods.next).filter(|&id| self.table.pods.at(id).is_some()).collect();
+        let pods = concerned.len();
+        concerned.retain(|&id| changes.as_mut().is_none_or(|changes| changes.concern(id)));
+        self.table.sizes.pods = pods;
+        // An epoch that no pod of this table takes may be given by the next one.
+        if !concerned.is_empty() {
             self.table.newest = fresh;
+        }
+        for id in concerned {
+            self.table.subjects.at_mut(id).epoch = fresh.number();
         }
     }
 

@@ -22,85 +22,84 @@ pub(crate) struct Written {
 }
 
 /// What changed between two tables of one draft.
-pub(crate) struct Changes {
-    last: PolicyTable,
+pub(crate) struct Changes<'a> {
+    last: &'a PolicyTable,
+    new: &'a PolicyTable,
+    written: &'a Written,
     /// From which class to which some address went.
     moves: Vec<(u32, u32)>,
-    rows: Marks,
-    pods: Marks,
     /// What was found of pairs of rows, of the last table and the new one.
     differ: HashMap<(u32, u32), bool>,
 }
 
-impl Changes {
-    pub(crate) fn between(last: &PolicyTable, new: &PolicyTable, written: &Written) -> Self {
+impl<'a> Changes<'a> {
+    pub(crate) fn between(last: &'a PolicyTable, new: &'a PolicyTable, written: &'a Written) -> Self {
         let class = |table: &PolicyTable, address| table.locate(address).class();
         let hosts = written.hosts.iter().map(|&address| (class(last, address), class(new, address)));
         let ways = ways(last, new, &written.moves);
         let moves: HashSet<_> = ways.into_iter().chain(hosts).filter(|(old, new)| old != new).collect();
-        let (rows, pods) = (written.rows.clone(), written.pods.clone());
-        Self { last: last.clone(), moves: moves.into_iter().collect(), rows, pods, differ: HashMap::new() }
+        Self { last, new, written, moves: moves.into_iter().collect(), differ: HashMap::new() }
     }
 
-    /// Whether `new` says something else than the last table about the pod in this slot.
-    pub(crate) fn concern(&mut self, new: &PolicyTable, pod: u32) -> bool {
+    /// Whether the new table says something else than the last one about the pod in this slot.
+    pub(crate) fn concern(&mut self, pod: u32) -> bool {
         // Written more than once, it may be what it was.
         let other = match self.last.pods.at_checked(pod) {
-            Some(old @ Some(_)) => self.pods.has(pod) && old != new.pods.at(pod),
+            Some(old @ Some(_)) => self.written.pods.has(pod) && old != self.new.pods.at(pod),
             _ => true,
         };
         if other {
             return true;
         }
-        let rows = self.last.subjects.at(pod).rows.into_iter().zip(new.subjects.at(pod).rows);
-        rows.into_iter().any(|(old_row, row)| self.differ(new, old_row, row))
+        let rows = self.last.subjects.at(pod).rows.into_iter().zip(self.new.subjects.at(pod).rows);
+        rows.into_iter().any(|(old_row, row)| self.differ(old_row, row))
     }
 
-    fn differ(&mut self, new: &PolicyTable, old_row: u32, row: u32) -> bool {
+    fn differ(&mut self, old_row: u32, row: u32) -> bool {
         if let Some(&known) = self.differ.get(&(old_row, row)) {
             return known;
         }
-        let written = old_row != row || self.rows.has(row);
-        let found = (written && self.cells_differ(new, old_row, row)) || self.moves_matter(new, old_row, row);
+        let written = old_row != row || self.written.rows.has(row);
+        let found = (written && self.cells_differ(old_row, row)) || self.moves_matter(old_row, row);
         self.differ.insert((old_row, row), found);
         found
     }
 
     /// Whether the rows say different things about a class that both tables have.
-    fn cells_differ(&self, new: &PolicyTable, old_row: u32, row: u32) -> bool {
-        let both = |class| {
-            let has = |table: &PolicyTable| table.classes.at_checked(class).is_some_and(Option::is_some);
-            has(&self.last) && has(new)
-        };
-        let pages = self.last.rows.pages_of(old_row).zip(new.rows.pages_of(row)).zip(0..);
+    fn cells_differ(&self, old_row: u32, row: u32) -> bool {
+        let Self { last, new, .. } = self;
+        let pages = last.rows.pages_of(old_row).zip(new.rows.pages_of(row)).zip(0..);
         pages.filter(|((old, new), _)| old != new).any(|((old_page, page), at)| {
-            let classes = at * CELLS as u32..(at + 1) * CELLS as u32;
-            classes.into_iter().any(|class| {
-                *self.last.rows.cell(old_page, class) != *new.rows.cell(page, class) && both(class)
+            let mut classes = at * CELLS as u32..(at + 1) * CELLS as u32;
+            classes.any(|class| {
+                *last.rows.cell(old_page, class) != *new.rows.cell(page, class)
+                    && last.has_class(class)
+                    && new.has_class(class)
             })
         })
     }
 
     /// Whether an address went to a class of which `row` says something else than `old_row` said of the old one.
-    fn moves_matter(&self, new: &PolicyTable, old_row: u32, row: u32) -> bool {
+    fn moves_matter(&self, old_row: u32, row: u32) -> bool {
         let mut moves = self.moves.iter();
-        moves.any(|&(old_class, class)| self.last.rows.set(old_row, old_class) != new.rows.set(row, class))
+        moves.any(|&(old_class, class)| {
+            self.last.rows.set(old_row, old_class) != self.new.rows.set(row, class)
+        })
     }
 }
 
 /// From which class of the last table to which class of the new one some address may have gone, by way of classes
 /// that the last table did not have.
 fn ways(last: &PolicyTable, new: &PolicyTable, moves: &HashSet<(u32, u32)>) -> Vec<(u32, u32)> {
-    let has = |table: &PolicyTable, class| table.classes.at_checked(class).is_some_and(Option::is_some);
     let mut onward: HashMap<u32, Vec<u32>> = HashMap::new();
-    for &(between, class) in moves.iter().filter(|(between, _)| !has(last, *between)) {
+    for &(between, class) in moves.iter().filter(|(between, _)| !last.has_class(*between)) {
         onward.entry(between).or_default().push(class);
     }
     let mut ways = Vec::new();
-    for &(old, first) in moves.iter().filter(|(old, _)| has(last, *old)) {
+    for &(old, first) in moves.iter().filter(|(old, _)| last.has_class(*old)) {
         let (mut seen, mut next) = (HashSet::from([first]), vec![first]);
         while let Some(class) = next.pop() {
-            if has(new, class) {
+            if new.has_class(class) {
                 ways.push((old, class));
             }
             next.extend(

@@ -10,7 +10,7 @@ use crate::rows::Rows;
 use crate::rules::{Name, PolicyInfo, Signature};
 use crate::sets::Sets;
 use crate::v4::Trie;
-use crate::v6::{Canvas, Hosts, Intervals};
+use crate::v6::{Bucket, Canvas, Hosts, Intervals};
 
 /// The compiled answer to every connection from or to a judged pod. It never changes.
 ///
@@ -103,12 +103,19 @@ impl PolicyTable {
     pub(crate) fn locate(&self, address: Address) -> Entry {
         match address.v4_bits() {
             Some(ip) => *self.v4.find(ip),
-            None => {
-                let bits = address.bits();
-                let host = self.hosts.find(bits, self.hosts.bucket(bits));
-                host.unwrap_or_else(|| Entry::painted(self.v6.find(bits)))
-            }
+            None => self.locate_v6(address.bits(), self.hosts.bucket(address.bits())),
         }
+    }
+
+    /// What is known of an IPv6 address that is looked for in `bucket` first.
+    #[inline]
+    pub(crate) fn locate_v6(&self, bits: u128, bucket: &Bucket) -> Entry {
+        self.hosts.find(bits, bucket).unwrap_or_else(|| Entry::painted(self.v6.find(bits)))
+    }
+
+    /// Whether the table has a class of this number.
+    pub(crate) fn has_class(&self, class: u32) -> bool {
+        self.classes.at_checked(class).is_some_and(Option::is_some)
     }
 
     /// Whether a pod with this subject is on the node, or on one of the nodes, that has the address of `peer`.

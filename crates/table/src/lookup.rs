@@ -9,8 +9,9 @@
 //! ```
 //!
 //! Each load but those of the IPv4 trie has one before it, of the page's place in a small directory that mostly stays
-//! in a cache. The number of steps depends neither on rules nor on policies nor on pods. Each step runs over the whole batch
-//! before the next begins: its loads do not wait for each other, so that what is not in a cache comes in together.
+//! in a cache. The number of steps depends neither on rules nor on policies nor on pods. Each step runs over the whole
+//! batch before the next begins: its loads do not wait for each other, so that what is not in a cache comes in
+//! together.
 
 use flow::{Direction, FlowKey, Verdict};
 
@@ -162,15 +163,10 @@ impl PolicyTable {
             {
                 *end = match address.v4_bits() {
                     Some(ip) => *self.v4.find(ip),
-                    None => self.v6_entry(address.bits(), bucket),
+                    None => self.locate_v6(address.bits(), bucket),
                 };
             }
         }
-    }
-
-    #[inline]
-    fn v6_entry(&self, bits: u128, bucket: &Bucket) -> Entry {
-        self.hosts.find(bits, bucket).unwrap_or_else(|| Entry::painted(self.v6.find(bits)))
     }
 
     /// Whether `peer` is the own node of the pod with this slot and subject, or the pod itself.
