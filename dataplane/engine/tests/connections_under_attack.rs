@@ -11,7 +11,7 @@ use engine::loopback::Loopback;
 use engine::shared::{Owner, Shared};
 use engine::worker::Worker;
 use flow::DropReason;
-use table::Publisher;
+use table::{PolicyTable, Publisher};
 use testkit::frames::FrameBuilder;
 
 fn a_to_b(port: u16) -> FrameBuilder {
@@ -153,20 +153,24 @@ fn what_is_known_follows_the_wiring() {
     assert_eq!(bytes[..6], pod_mac(7).0);
 }
 
-#[test]
-fn what_one_worker_ends_ends_for_the_other() {
-    // Worker 0 owns a, worker 1 owns b: each sees one direction.
+/// Worker 0 owns a, worker 1 owns b: each sees one direction.
+fn two_workers(published: &mut Publisher<PolicyTable>) -> Vec<Worker<Loopback>> {
     let owner = |worker, slot| Owner { worker, slot: Slot(slot) };
     let shared = Arc::new(Shared::new(vec![owner(0, 0), owner(1, 0), owner(0, 1), owner(1, 1)], 64));
-    let (mut published, mut wirings) = (Publisher::new(), Publisher::new());
-    published.publish(table(b_accepts(&[80])));
+    let mut wirings = Publisher::new();
     wirings.publish(wiring());
-    let mut workers: Vec<_> = (0..2)
-        .map(|me| {
-            let io = Loopback::new(2, 32, 32);
-            Worker::new(me, io, Arc::clone(&shared), published.reader(), wirings.reader(), 0)
-        })
-        .collect();
+    let workers = (0..2).map(|me| {
+        let io = Loopback::new(2, 32, 32);
+        Worker::new(me, io, Arc::clone(&shared), published.reader(), wirings.reader(), 0)
+    });
+    workers.collect()
+}
+
+#[test]
+fn what_one_worker_ends_ends_for_the_other() {
+    let mut published = Publisher::new();
+    published.publish(table(b_accepts(&[80])));
+    let mut workers = two_workers(&mut published);
     let mut now = 0;
     let mut send = |port: usize, frame: FrameBuilder, wait: u64| {
         now += wait;
@@ -200,18 +204,10 @@ fn what_one_worker_ends_ends_for_the_other() {
 
 #[test]
 fn a_policy_cuts_what_every_worker_knows() {
-    let owner = |worker, slot| Owner { worker, slot: Slot(slot) };
-    let shared = Arc::new(Shared::new(vec![owner(0, 0), owner(1, 0), owner(0, 1), owner(1, 1)], 64));
-    let (mut published, mut wirings) = (Publisher::new(), Publisher::new());
     let [first, next] = tables([b_accepts(&[80]), b_accepts(&[81])]);
+    let mut published = Publisher::new();
     published.publish(first);
-    wirings.publish(wiring());
-    let mut workers: Vec<_> = (0..2)
-        .map(|me| {
-            let io = Loopback::new(2, 32, 32);
-            Worker::new(me, io, Arc::clone(&shared), published.reader(), wirings.reader(), 0)
-        })
-        .collect();
+    let mut workers = two_workers(&mut published);
     let (there, back) = (from_pod(0).ip(A, B).udp(1, 80).build(), from_pod(1).ip(B, A).udp(80, 1).build());
     for now in 1..4 {
         for (worker, frame) in [(0, &there), (1, &back)] {
