@@ -18,8 +18,8 @@ endif
 # Two warnings that say nothing: kube has its home before it is used, and libxdp-sys spells its licence the old way.
 DENY := -A unused-wrapper -A parse-error
 
-.PHONY: help setup build demo test fuzz check fmt clippy deny doc advisories lab lab-down bench bench-reach \
-	bench-table
+.PHONY: help setup build demo test faults soak fuzz check fmt clippy deny doc advisories lab lab-down bench bench-reach \
+	bench-table bench-inline
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,14 @@ demo: build ## bring the lab up, enforce docs/examples, print expected against o
 test: setup ## run all tests: unit, property, and the lab tests (root)
 	$(NEED_ROOT)
 	cargo $(RUNNER) test --workspace --locked
+
+faults: setup ## break a running agent in every way of docs/faults.md, one line each (root)
+	$(NEED_ROOT)
+	@scripts/faults
+
+soak: setup ## the faults that take longer than a minute (root)
+	$(NEED_ROOT)
+	@scripts/faults --soak
 
 fuzz: ## ten million hostile frames through the parser (nightly toolchain and cargo-fuzz; about ten minutes)
 	cd crates/packet/fuzz && cargo +nightly fuzz run lanes -- -runs=10000000 -max_len=256
@@ -84,3 +92,9 @@ bench-table: setup ## the policy table against its targets and beside rte_acl (A
 ifeq ($(strip $(ARGS)),)
 	$(TARGET_DIR)/release/bench-table-plot "$$(ls -t bench/runs/*/table.jsonl | head -n 1)" docs/table-scaling.svg
 endif
+
+# A quick try, one section, or a missed target as a failure: make bench-inline ARGS="--quick --only tcp,packets --strict"
+bench-inline: setup ## inline mode beside plain forwarding, nftables and router mode; needs root (ARGS=--quick to try)
+	@command -v iperf3 >/dev/null || { echo "TCP streams need iperf3: apt-get install iperf3"; exit 3; }
+	cargo build --release --locked -p portcullis -p portcullis-bench --bins
+	$(TARGET_DIR)/release/bench-inline $(ARGS)

@@ -11,13 +11,32 @@ fn worker(c: &mut Criterion) {
 
     let known: Vec<_> = (0..BURST as u16).map(|port| a_to_b().udp(1000 + port, 80).build()).collect();
     let denied: Vec<_> = (0..BURST as u16).map(|port| a_to_b().udp(1000 + port, 81).build()).collect();
-    for (class, frames, passed) in [("known-flow", known, BURST), ("denied", denied, 0)] {
+    for (class, frames, passed) in [("known-flow", &known, BURST), ("denied", &denied, 0)] {
         let mut node = Node::new(4096);
         group.bench_function(format!("{class}/time"), |b| {
             // Filling the ports and emptying them is the generator's cost, not the worker's.
             b.iter_custom(|rounds| {
                 let mut spent = std::time::Duration::ZERO;
                 for _ in 0..rounds {
+                    node.arrive(frames);
+                    let start = std::time::Instant::now();
+                    let handled = node.turn();
+                    spent += start.elapsed();
+                    assert_eq!((handled, node.drain()), (BURST as u64, passed));
+                }
+                spent
+            });
+        });
+    }
+
+    // The same while somebody listens: every denied frame makes a record.
+    for (class, frames, passed) in [("known-flow-recorded", known, BURST), ("denied-recorded", denied, 0)] {
+        let mut node = Node::new(4096);
+        group.bench_function(format!("{class}/time"), |b| {
+            b.iter_custom(|rounds| {
+                let mut spent = std::time::Duration::ZERO;
+                for _ in 0..rounds {
+                    node.record();
                     node.arrive(&frames);
                     let start = std::time::Instant::now();
                     let handled = node.turn();
@@ -52,15 +71,20 @@ fn worker(c: &mut Criterion) {
         });
     });
 
-    group.bench_function("new-flow/time", |b| {
+    for (class, recorded) in [("new-flow", false), ("new-flow-recorded", true)] {
         let frames: Vec<_> = (0..BURST as u16).map(|port| a_to_b().udp(1000 + port, 80).build()).collect();
         let fill = || {
             let mut node = Node::new(4096);
+            if recorded {
+                node.record();
+            }
             node.arrive(&frames);
             node
         };
-        b.iter_batched_ref(fill, Node::turn, BatchSize::SmallInput);
-    });
+        group.bench_function(format!("{class}/time"), |b| {
+            b.iter_batched_ref(fill, Node::turn, BatchSize::SmallInput);
+        });
+    }
     group.finish();
 }
 

@@ -12,7 +12,9 @@ pub mod rte_acl;
 pub mod measure;
 pub mod record;
 pub mod machine;
+pub mod output;
 pub mod plot;
+pub mod generator;
 
 use std::sync::Arc;
 
@@ -21,7 +23,7 @@ use engine::flows::Millis;
 use engine::io::Slot;
 use engine::loopback::Loopback;
 use engine::shared::{Owner, Shared};
-use engine::wiring::{Port, Role, Wiring};
+use engine::wiring::{Port, Role, Speaker, Wiring};
 use engine::worker::Worker;
 use flow::{Address, MacAddr};
 use policy::model::Cluster;
@@ -78,6 +80,7 @@ impl Node {
             name: format!("pod{port}"),
             mac: port_mac(port),
             mtu: 1500,
+            speaker: Speaker::default(),
             role: Role::Pod { mac: Some(pod_mac(port)), addresses: vec![Address::v4(address)] },
         };
         wirings.publish(Wiring::new(vec![pod(0, A), pod(1, B)], [], [], []));
@@ -97,6 +100,13 @@ impl Node {
     pub fn turn(&mut self) -> u64 {
         self.now += 1;
         self.worker.turn(Millis(self.now))
+    }
+
+    /// Asks for records of everything, and throws away those that there are.
+    pub fn record(&self) {
+        let records = self.worker.records();
+        records.ask_for(u16::MAX);
+        while records.take().is_some() {}
     }
 
     /// Takes what was sent to pod b.

@@ -1,4 +1,4 @@
-//! One object a line for each measurement: what `table.jsonl` holds, and what a person reads of it.
+//! One object a line for each measurement: what a record holds, and what a person reads of it.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 /// One measurement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// The benchmark.
+    /// The benchmark; the [output](crate::output) fills it in.
     pub bench: String,
     /// What was measured.
     pub metric: String,
@@ -91,7 +91,7 @@ impl Row {
     pub fn new(metric: &str, unit: &str, params: Value) -> Self {
         let Value::Object(params) = params else { panic!("parameters have names") };
         Self {
-            bench: "table".into(),
+            bench: String::new(),
             metric: metric.into(),
             params,
             unit: unit.into(),
@@ -117,6 +117,15 @@ impl Row {
     pub fn against(mut self, peer: &str, figures: Figures) -> Self {
         self.peer = Some(peer.into());
         self.ratio = self.ours.map(|ours| rounded(figures.median / ours.median));
+        self.theirs = Some(figures);
+        self
+    }
+
+    /// With the peer's figures, more being better.
+    #[must_use]
+    pub fn beside(mut self, peer: &str, figures: Figures) -> Self {
+        self.peer = Some(peer.into());
+        self.ratio = self.ours.map(|ours| rounded(ours.median / figures.median));
         self.theirs = Some(figures);
         self
     }
@@ -149,6 +158,14 @@ impl Row {
     pub fn times_better(self, times: f64) -> Self {
         let met = self.ratio.map(|ratio| ratio >= times);
         let target = format!(">= {times} x {}", self.peer.as_deref().unwrap_or("the peer"));
+        self.target(target, met)
+    }
+
+    /// With the target that ours costs at most this many times what the peer costs.
+    #[must_use]
+    pub fn at_most_times(self, times: f64) -> Self {
+        let met = self.ours.zip(self.theirs).map(|(ours, theirs)| ours.median <= times * theirs.median);
+        let target = format!("<= {times} x {}", self.peer.as_deref().unwrap_or("the peer"));
         self.target(target, met)
     }
 
@@ -194,7 +211,7 @@ impl fmt::Display for Figures {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |name: &str| self.params.get(name).map(|value| format!(" {name}={value}"));
-        let of = ["rules", "policies", "pods", "local", "which", "keys", "structure"];
+        let of = ["rules", "policies", "pods", "local", "which", "keys", "structure", "family", "flows"];
         let of: String = of.into_iter().filter_map(number).collect();
         let figure = |figures: Option<Figures>| {
             figures.map_or_else(|| "-".to_owned(), |figures| format!("{figures} {}", self.unit))
@@ -258,6 +275,12 @@ mod tests {
         let line = row.line();
         assert!(!line.contains('\n') && line.contains(r#""target":">= 2 x rte_acl""#), "{line}");
         assert_eq!(serde_json::from_str::<Row>(&line).unwrap(), row);
+        let rate = Row::new("tcp", "Gbit/s", json!({})).ours(Figures::exactly(19.0));
+        let rate = rate.beside("plain", Figures::exactly(20.0));
+        assert_eq!((rate.ratio, rate.clone().times_better(0.95).met), (Some(0.95), Some(true)));
+        assert_eq!(rate.times_better(0.96).met, Some(false));
+        assert_eq!(row.clone().at_most_times(0.4).met, Some(false));
+        assert_eq!(row.at_most_times(0.6).met, Some(true));
     }
 
     #[test]

@@ -1,19 +1,27 @@
-//! Compiles the XDP program with clang.
+//! Compiles the BPF programs with clang.
 
 use std::path::PathBuf;
 use std::process::Command;
 
-const SOURCE: &str = "src/steering.bpf.c";
+const SOURCES: [&str; 2] = ["steering", "inline"];
 
 fn main() {
-    println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed=src/pods.bpf.h");
     println!("cargo::rerun-if-env-changed=CLANG");
+    for name in SOURCES {
+        compile(name);
+    }
+}
+
+fn compile(name: &str) {
+    let source = format!("src/{name}.bpf.c");
+    println!("cargo::rerun-if-changed={source}");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let clang = std::env::var("CLANG").unwrap_or_else(|_| "clang".into());
 
     let mut command = Command::new(&clang);
-    command.args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror", "-c", SOURCE, "-o"]);
-    command.arg(out.join("steering.bpf.o"));
+    command.args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror", "-c", &source, "-o"]);
+    command.arg(out.join(format!("{name}.bpf.o")));
     // The paths in the debug information are those of the source tree, not of the machine.
     command.arg("-fdebug-compilation-dir=.");
     // asm/types.h lies in the directory of the host's architecture.
@@ -21,12 +29,12 @@ fn main() {
     command.arg(format!("-I/usr/include/{arch}-linux-gnu"));
 
     let output = command.output().unwrap_or_else(|error| {
-        panic!("cannot run `{clang}` to compile {SOURCE}: {error}\n  run scripts/setup, or name it in CLANG")
+        panic!("cannot run `{clang}` to compile {source}: {error}\n  run scripts/setup, or name it in CLANG")
     });
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
         let missing = text.contains("file not found");
         let hint = if missing { "\n  run scripts/setup: it installs clang and libbpf-dev" } else { "" };
-        panic!("{clang} could not compile {SOURCE}:\n{text}{hint}");
+        panic!("{clang} could not compile {source}:\n{text}{hint}");
     }
 }

@@ -43,7 +43,7 @@ drop_reasons! {
         "A sender or a driver cuts frames; capture on the port and compare lengths.";
     VlanTagged, "vlan_tagged",
         "The frame carries a VLAN tag.",
-        "Pods send untagged frames; a tag could hide a packet from policy.";
+        "A tag could hide a packet from policy; if only priority tags (VLAN 0) are meant, `vlan: strip0` takes them off.";
     UnknownEthertype, "unknown_ethertype",
         "The frame is neither IPv4 nor IPv6 (802.3 length frames count here too).",
         "Only IP and the ARP of a port's own pod pass.";
@@ -98,6 +98,12 @@ drop_reasons! {
     IcmpUnrelated, "icmp_unrelated",
         "An ICMP error quotes no allowed connection, or does not come from and go to its ends.",
         "Harmless alone; many of them mean that somebody probes.";
+    MasqueradedSource, "masqueraded_source",
+        "The packet comes under an address of the node, by translation, to a pod that a policy isolates: who sent it is not known.",
+        "Keep the client's address (`externalTrafficPolicy: Local`), or do not masquerade what stays in the cluster.";
+    ServiceUntranslated, "service_untranslated",
+        "A packet for a service is about to leave under the service's own address.",
+        "Nothing on this node translates it: the service has no endpoints, or kube-proxy does not run.";
     DefaultDeny, "default_deny",
         "A policy isolates the pod, and no rule allows the connection.",
         "Compare the policies that select the pods of both ends with the connection.";
@@ -110,7 +116,7 @@ drop_reasons! {
     // forward
     TtlExpired, "ttl_expired",
         "The TTL or hop limit would reach zero here.",
-        "A routing loop, or a traceroute.";
+        "A routing loop, or a traceroute; the sender is told (ICMP time exceeded).";
     NoRoute, "no_route",
         "No port and no route leads to the destination.",
         "Compare the node's routes with the configured uplinks.";
@@ -119,7 +125,7 @@ drop_reasons! {
         "The first packets to a silent neighbour; persistent, it does not answer ARP.";
     TooBig, "too_big",
         "The packet is larger than the MTU of the port it would leave by.",
-        "Give all ports of a node the same MTU.";
+        "The sender is told the MTU by ICMP; if it does not heed it, give all ports of the node the same MTU.";
     TxRingFull, "tx_ring_full",
         "The port's share of transmit frames is used up, or its interface is down.",
         "The receiver is slower than its senders; or `ip link` shows the port down.";

@@ -44,7 +44,7 @@ pub use matrix::{Mark, Matrix};
 pub use netns::{Namespace, namespace_path, namespaces};
 pub use node::{Lab, LabPod};
 pub use probe::{Connection, Outcome, Probe, Transport, probe, probe_all};
-pub use raw::RawPort;
+pub use raw::{RawPort, packet_socket};
 pub use servers::Servers;
 pub use stream::{Stream, StreamPlan, StreamReport};
 pub use topology::{Family, Host, Place, Topology};

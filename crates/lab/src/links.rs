@@ -25,7 +25,7 @@ const NODE_LINK_LOCAL: &str = "fe80::3";
 
 /// Interfaces of the node are numbered from here. A veth whose two ends have the same number in their two
 /// namespaces looks like no pair to the kernel's link watch, which then takes up to a second to bring it up.
-const FIRST_INDEX: usize = 1000;
+pub(crate) const FIRST_INDEX: usize = 1000;
 
 /// How long links may take to come up.
 const LINKS_UP: Duration = Duration::from_secs(5);
@@ -82,39 +82,64 @@ pub(crate) fn node(uplink: &str, outside: &str, node: &[IpAddr], pods: &[PodLink
         line(&mut batch, format_args!("route add default via {gateway} dev {uplink} onlink src {source}"));
     }
     for pod in pods {
-        let PodLink { interface, host_mac, pod_mac, namespace, .. } = pod;
-        let index = FIRST_INDEX + pod.number;
-        line(
-            &mut batch,
-            format_args!(
-                "link add name {interface} index {index} address {host_mac} type veth \
-                 peer name eth0 address {pod_mac} netns {namespace}"
-            ),
-        );
-        line(&mut batch, format_args!("link set {interface} addrgenmode none"));
-        line(&mut batch, format_args!("address add {}/32 dev {interface} scope link", POD_GATEWAY[0]));
-        line(&mut batch, format_args!("address add {}/64 dev {interface} nodad", POD_GATEWAY[1]));
-        line(&mut batch, format_args!("link set {interface} up"));
-        for address in pod.addresses {
-            // The node speaks to pods from its own address, not from the gateway's.
-            let source = sources(node)[usize::from(address.is_ipv6())];
-            let source = source.map_or_else(String::new, |source| format!(" src {source}"));
-            line(&mut batch, format_args!("route add {} dev {interface}{source}", host_route(address)));
-        }
+        batch.push_str(&pod_link(pod, FIRST_INDEX + pod.number, node));
     }
     batch
 }
 
-/// A pod's own end.
+/// The veth pair of one pod, and the node's end of it.
+pub(crate) fn pod_link(pod: &PodLink<'_>, index: usize, node: &[IpAddr]) -> String {
+    let mut batch = String::new();
+    let PodLink { interface, host_mac, pod_mac, namespace, .. } = pod;
+    line(
+        &mut batch,
+        format_args!(
+            "link add name {interface} index {index} address {host_mac} type veth \
+             peer name eth0 address {pod_mac} netns {namespace}"
+        ),
+    );
+    line(&mut batch, format_args!("link set {interface} addrgenmode none"));
+    batch + &pod_link_up(pod, node)
+}
+
+/// The node's end of a pod's veth pair, up, with what it loses when it goes down.
+pub(crate) fn pod_link_up(pod: &PodLink<'_>, node: &[IpAddr]) -> String {
+    let mut batch = String::new();
+    let interface = pod.interface;
+    line(&mut batch, format_args!("address replace {}/32 dev {interface} scope link", POD_GATEWAY[0]));
+    line(&mut batch, format_args!("address replace {}/64 dev {interface} nodad", POD_GATEWAY[1]));
+    line(&mut batch, format_args!("link set {interface} up"));
+    for address in pod.addresses {
+        // The node speaks to pods from its own address, not from the gateway's.
+        let source = sources(node)[usize::from(address.is_ipv6())];
+        let source = source.map_or_else(String::new, |source| format!(" src {source}"));
+        line(&mut batch, format_args!("route replace {} dev {interface}{source}", host_route(address)));
+    }
+    batch
+}
+
+/// What a pod knows of its gateways from the start: it asks nobody before it sends.
+pub(crate) fn known_gateways(host_mac: MacAddr) -> String {
+    let mut batch = String::new();
+    for gateway in POD_GATEWAY {
+        line(
+            &mut batch,
+            format_args!("neighbour replace {gateway} lladdr {host_mac} dev eth0 nud permanent"),
+        );
+    }
+    batch
+}
+
+/// A pod's own end, up, with what it loses when it goes down.
 pub(crate) fn pod(addresses: &[IpAddr]) -> String {
     let mut batch = String::from("link set lo up\n");
     for address in addresses {
-        line(&mut batch, format_args!("address add {} dev eth0{}", host_route(address), no_dad(address)));
+        line(&mut batch, format_args!("address replace {} dev eth0{}", host_route(address), no_dad(address)));
     }
     line(&mut batch, format_args!("link set eth0 up"));
     for (gateway, source) in POD_GATEWAY.iter().zip(sources(addresses)) {
         let Some(source) = source else { continue };
-        line(&mut batch, format_args!("route add default via {gateway} dev eth0 onlink src {source}"));
+        line(&mut batch, format_args!("route replace default via {gateway} dev eth0 onlink src {source}"));
     }
     batch
 }
@@ -274,7 +299,7 @@ mod tests {
     #[test]
     fn a_family_that_a_pod_lacks_gets_no_address_and_no_route() {
         let batch = pod(&[IpAddr::from([10, 1, 1, 1])]);
-        assert!(batch.contains("route add default via 169.254.1.1 dev eth0 onlink src 10.1.1.1\n"));
+        assert!(batch.contains("route replace default via 169.254.1.1 dev eth0 onlink src 10.1.1.1\n"));
         assert!(!batch.contains("fe80"), "{batch}");
     }
 }

@@ -27,6 +27,8 @@ pub struct Lab {
     uplink: String,
     bpffs: PathBuf,
     persistent: bool,
+    /// Veth pairs made since the lab came up.
+    replugged: AtomicU32,
 }
 
 /// A pod of the lab's node.
@@ -44,6 +46,19 @@ pub struct LabPod {
     pub host_mac: MacAddr,
     /// The pod's addresses.
     pub addresses: Vec<IpAddr>,
+}
+
+impl LabPod {
+    fn link(&self) -> PodLink<'_> {
+        PodLink {
+            number: 0,
+            interface: &self.interface,
+            host_mac: self.host_mac,
+            pod_mac: self.pod_mac,
+            namespace: self.namespace.name(),
+            addresses: &self.addresses,
+        }
+    }
 }
 
 impl Lab {
@@ -156,6 +171,43 @@ impl Lab {
         Ok(())
     }
 
+    /// Deletes the veth pair of a pod, as when its sandbox is torn down. Sockets in the pod stay.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn unplug(&self, pod: &LabPod) -> Result<(), Error> {
+        links::ip(&self.node, &format!("link delete {}\n", pod.interface))
+    }
+
+    /// Makes the veth pair of a pod anew, with the names and addresses of before and an index that no interface has
+    /// had. The pod knows its gateways: what is sent in it goes out at once.
+    ///
+    /// # Errors
+    /// When it is there.
+    pub fn plug(&self, pod: &LabPod) -> Result<(), Error> {
+        let anew = 1 + self.replugged.fetch_add(1, Ordering::Relaxed) as usize;
+        let index = links::FIRST_INDEX + self.pods.len() + anew;
+        let batch = links::pod_link(&pod.link(), index, &self.topology.addresses(&Place::Node));
+        links::ip(&self.node, &batch)?;
+        links::ip(&pod.namespace, &(links::pod(&pod.addresses) + &links::known_gateways(pod.host_mac)))
+    }
+
+    /// Sets one end of a pod's veth pair down, or up again with all that it had: the node's end, or the pod's.
+    ///
+    /// # Errors
+    /// When the link is not there.
+    pub fn set_link(&self, pod: &LabPod, node_end: bool, up: bool) -> Result<(), Error> {
+        match (node_end, up) {
+            (true, true) => {
+                let node = self.topology.addresses(&Place::Node);
+                links::ip(&self.node, &links::pod_link_up(&pod.link(), &node))
+            }
+            (true, false) => links::ip(&self.node, &format!("link set {} down\n", pod.interface)),
+            (false, true) => links::ip(&pod.namespace, &links::pod(&pod.addresses)),
+            (false, false) => links::ip(&pod.namespace, "link set eth0 down\n"),
+        }
+    }
+
     /// What it was built from.
     #[must_use]
     pub const fn topology(&self) -> &Topology {
@@ -258,7 +310,17 @@ impl Lab {
         outside.persist();
         pods.iter_mut().for_each(|pod| pod.namespace.persist());
         let uplink = uplink_name(topology);
-        Self { topology: topology.clone(), state, node, outside, pods, uplink, bpffs, persistent }
+        Self {
+            topology: topology.clone(),
+            state,
+            node,
+            outside,
+            pods,
+            uplink,
+            bpffs,
+            persistent,
+            replugged: AtomicU32::new(0),
+        }
     }
 }
 
@@ -316,17 +378,8 @@ impl Places {
             .flat_map(|place| topology.addresses(place))
             .collect();
         let pod_addresses: Vec<_> = self.pods.iter().flat_map(|pod| pod.addresses.clone()).collect();
-        let pod_links: Vec<_> = (1..)
-            .zip(&self.pods)
-            .map(|(number, pod)| PodLink {
-                number,
-                interface: &pod.interface,
-                host_mac: pod.host_mac,
-                pod_mac: pod.pod_mac,
-                namespace: pod.namespace.name(),
-                addresses: &pod.addresses,
-            })
-            .collect();
+        let pod_links: Vec<_> =
+            (1..).zip(&self.pods).map(|(number, pod)| PodLink { number, ..pod.link() }).collect();
 
         links::sysctls(&self.node, NODE_SYSCTLS)?;
         links::sysctls(&self.outside, HOST_SYSCTLS)?;

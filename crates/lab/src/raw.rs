@@ -31,20 +31,10 @@ impl RawPort {
     /// # Errors
     /// When there is none, or without root.
     pub fn open(namespace: &Namespace, interface: &str) -> Result<Self, Error> {
-        let opened = namespace.run(|| {
-            let link = link(interface)?;
-            let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-            let socket = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)?;
-            // Protocol zero in the address keeps that of the socket.
-            bind(socket.as_raw_fd(), &link)?;
-            let port = Self { socket };
-            // What came by other interfaces before the socket was bound.
-            while port.take()?.is_some() {}
-            Ok(port)
-        })?;
-        opened.map_err(|error: Errno| {
-            Error::sys(format!("opening interface {interface} in {}", namespace.name()))(error)
-        })
+        let port = Self { socket: packet_socket(namespace, interface, true)? };
+        // What came by other interfaces before the socket was bound.
+        while port.take().map_err(opening(namespace, interface))?.is_some() {}
+        Ok(port)
     }
 
     /// Sends a frame, from its destination MAC address on.
@@ -105,6 +95,28 @@ impl RawPort {
             }
         }
     }
+}
+
+/// A packet socket (packet(7)) on one interface of a namespace, which does not block. One that does not receive costs
+/// the interface's other packets nothing.
+///
+/// # Errors
+/// When there is no such interface, or without root.
+pub fn packet_socket(namespace: &Namespace, interface: &str, receives: bool) -> Result<OwnedFd, Error> {
+    let opened = namespace.run(|| {
+        let link = link(interface)?;
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let protocol = receives.then_some(SockProtocol::EthAll);
+        let socket = socket(AddressFamily::Packet, SockType::Raw, flags, protocol)?;
+        // Protocol zero in the address keeps that of the socket.
+        bind(socket.as_raw_fd(), &link)?;
+        Ok(socket)
+    })?;
+    opened.map_err(opening(namespace, interface))
+}
+
+fn opening(namespace: &Namespace, interface: &str) -> impl FnOnce(Errno) -> Error {
+    Error::sys(format!("opening interface {interface} in {}", namespace.name()))
 }
 
 /// The link-layer address of an interface of the thread's namespace.

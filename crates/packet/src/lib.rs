@@ -24,8 +24,9 @@
 //!    lane says of those that it takes; fuzzing holds the two against each other.
 //! 3. ICMP errors: the slow lane's layer 3 once more on the packet that they quote.
 //!
-//! [`rewrite`] holds the changes that forwarding makes in place; [`neighbour`] reads ARP and neighbour
-//! discovery, for the port guard and for learning the MAC address of a pod.
+//! [`rewrite`] holds the changes that forwarding makes in place, [`icmp_error`] what a router says of a packet that
+//! it cannot forward; [`neighbour`] reads ARP and neighbour discovery, for the port guard and for learning the MAC
+//! address of a pod.
 //!
 //! Deliberately absent: reassembly, and the memory of first fragments that later ones follow (the engine's);
 //! TCP options; and any judgement of addresses beyond "no IPv4-mapped address travels on a wire": whether a
@@ -39,6 +40,7 @@ mod icmp;
 mod fragment;
 mod checksum;
 
+pub mod icmp_error;
 pub mod neighbour;
 pub mod rewrite;
 

@@ -12,8 +12,9 @@ pub(crate) const ETHERNET: usize = 14;
 pub(crate) const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 pub(crate) const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 pub(crate) const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
+pub(crate) const ETHERTYPE_VLAN: [u8; 2] = [0x81, 0x00];
 /// 802.1Q, 802.1ad, and the number that switches used for stacked tags before there was a standard.
-const VLAN_TAGS: [[u8; 2]; 3] = [[0x81, 0x00], [0x88, 0xa8], [0x91, 0x00]];
+pub(crate) const VLAN_TAGS: [[u8; 2]; 3] = [ETHERTYPE_VLAN, [0x88, 0xa8], [0x91, 0x00]];
 
 /// What a frame was found to be. It holds offsets into the frame, not the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 use flow::{MacAddr, Protocol};
 
 use crate::checksum::{fold, pseudo_header, sum, udp_datagram};
-use crate::packet::Packet;
+use crate::packet::{ETHERTYPE_VLAN, Packet, VLAN_TAGS};
 
 /// Addresses the frame to the next hop `dst`, from our own side `src` of the link (RFC 1812, section 5.2.4).
 ///
@@ -40,6 +40,23 @@ pub fn decrement_ttl(frame: &mut [u8], packet: &Packet) {
     // HC' = ~(~HC + ~m + m')
     let checksum = !fold(u64::from(!checksum) + u64::from(!old) + u64::from(new));
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// Takes a priority tag off the frame (IEEE 802.1Q, section 6.9: an 802.1Q tag that names no VLAN, its identifier
+/// zero), and returns how many bytes of it are left. `None`, and nothing is changed, for a frame that does not begin
+/// with one, or that carries a second tag behind it.
+#[cold]
+#[must_use]
+pub fn strip_priority_tag(frame: &mut [u8]) -> Option<usize> {
+    const TAG: usize = 4;
+    let &[t0, t1, priority, id, i0, i1] = frame.get(12..)?.first_chunk()?;
+    let stripped = frame.len() - TAG;
+    let tagged = [t0, t1] == ETHERTYPE_VLAN && (priority & 0x0f, id) == (0, 0);
+    if !tagged || VLAN_TAGS.contains(&[i0, i1]) {
+        return None;
+    }
+    frame.copy_within(12 + TAG.., 12);
+    Some(stripped)
 }
 
 /// Completes the checksum of a TCP or UDP packet that holds only the sum of its pseudo-header.
@@ -123,6 +140,34 @@ mod tests {
             let packet = Packet::parse(&bytes).unwrap();
             decrement_ttl(&mut bytes, &packet);
             assert_eq!(bytes, sentence.build(), "{src}");
+        }
+    }
+
+    #[test]
+    fn one_priority_tag_is_taken_off() {
+        for (src, dst) in FAMILIES {
+            let plain = frame().ip(src, dst).udp(1, 2);
+            for priority in [0, 0x2000, 0xf000] {
+                let mut bytes = plain.clone().vlan(priority).build();
+                let left = strip_priority_tag(&mut bytes).unwrap();
+                assert_eq!(bytes[..left], plain.build());
+            }
+            for other in [
+                plain.clone(),
+                plain.clone().vlan(5),
+                plain.clone().vlan(0x2100),
+                plain.clone().vlan(0).vlan(0),
+                plain.clone().vlan(0).vlan(5),
+                plain.clone().tag(0x88a8, 0),
+                plain.clone().tag(0x88a8, 0).vlan(0),
+            ] {
+                let mut bytes = other.build();
+                assert_eq!((strip_priority_tag(&mut bytes), bytes), (None, other.build()));
+            }
+            let tagged = plain.vlan(0).build();
+            for length in 0..18 {
+                assert_eq!(strip_priority_tag(&mut tagged[..length].to_vec()), None, "{length} bytes");
+            }
         }
     }
 

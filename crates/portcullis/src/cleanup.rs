@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
+use crate::inline;
 use crate::instance::{self, InstanceError};
 use crate::interface::InterfaceName;
 use crate::interlock::{Interlock, InterlockError};
@@ -19,7 +20,7 @@ pub struct Cleanup {
     pub claims_dir: PathBuf,
     /// Only what concerns these interfaces; everything when none is named.
     pub interfaces: Vec<InterfaceName>,
-    /// Even while an agent runs.
+    /// Even while an agent runs, which puts back within seconds what it can.
     pub force: bool,
 }
 
@@ -30,14 +31,15 @@ pub struct Outcome {
     pub removed: Vec<String>,
     /// What could not be removed, and why.
     pub failed: Vec<String>,
+    /// The agent that runs, and what it does about that.
+    pub warning: Option<String>,
 }
 
 /// Nothing was touched.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanupError {
     /// An agent runs.
-    #[error("portcullis runs ({}): end it first, or add --force, which leaves its pods without enforcement",
-        .pid.map_or_else(|| "pid unknown".to_owned(), |pid| format!("pid {pid}")))]
+    #[error("portcullis runs ({}): end it first (with --force, it puts back within seconds what it can)", name(*.pid))]
     Running {
         /// Its pid, where its file tells.
         pid: Option<i32>,
@@ -56,16 +58,23 @@ impl Cleanup {
     ///
     /// An agent runs on this state directory and `force` is not set.
     pub fn run(&self) -> Result<Outcome, CleanupError> {
-        if let Some(pid) = instance::running(&self.state_dir)?.filter(|_| !self.force) {
-            return Err(CleanupError::Running { pid });
-        }
         let mut outcome = Outcome::default();
+        if let Some(pid) = instance::running(&self.state_dir)? {
+            if !self.force {
+                return Err(CleanupError::Running { pid });
+            }
+            outcome.warning = Some(format!(
+                "portcullis runs ({}): it opens nothing, and puts back within seconds what it can. End it, and clean up again",
+                name(pid)
+            ));
+        }
         let interlock = Interlock::of(&self.state_dir);
         let [own, systems] = bpf::pin_dirs(&self.state_dir);
         for folder in [&own, &systems] {
             outcome.pins(folder, &self.interfaces);
         }
         if self.interfaces.is_empty() {
+            outcome.punt_pair();
             outcome.bpffs(&own);
             outcome.table(interlock.remove());
             match instance::forget(&self.state_dir, &self.claims_dir) {
@@ -88,9 +97,21 @@ impl Outcome {
             ),
             Err(error) => self.failed.push(error.to_string()),
         }
+        match bpf::inline::remove_pins(&folder.join(inline::PINS), &names) {
+            Ok(pins) => self.removed.extend(pins.iter().map(|pin| pin.display().to_string())),
+            Err(error) => self.failed.push(error.to_string()),
+        }
         // Our folder in the system's bpffs goes when nothing is left in it.
         if is_bpffs(folder.parent().unwrap_or(folder)) && fs::remove_dir(folder).is_ok() {
             self.removed.push(folder.display().to_string());
+        }
+    }
+
+    fn punt_pair(&mut self) {
+        match inline::remove_punt_pair() {
+            Ok(true) => self.removed.push("the punt pair".to_owned()),
+            Ok(false) => {}
+            Err(error) => self.failed.push(format!("{error:#}")),
         }
     }
 
@@ -117,6 +138,10 @@ impl Outcome {
             Err(error) => self.failed.push(error.to_string()),
         }
     }
+}
+
+fn name(pid: Option<i32>) -> String {
+    pid.map_or_else(|| "pid unknown".to_owned(), |pid| format!("pid {pid}"))
 }
 
 fn is_bpffs(path: &Path) -> bool {

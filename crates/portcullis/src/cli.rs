@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::Mode;
+
 /// Kubernetes NetworkPolicy, enforced in userspace on AF_XDP.
 #[derive(Debug, Parser)]
 #[command(
@@ -16,12 +18,16 @@ Examples:
   portcullis explain --from x/a --to y/b --port 80 -f manifests/
   portcullis reach -f manifests/           # who can talk to whom
   portcullis test policy-tests/            # do my policies do what I say they do?
+  portcullis flows --follow --dropped-only # what a running agent drops, and why
+  portcullis status                        # how is the agent?
+  portcullis top                           # the same, live
   portcullis lab demo                      # try everything on this machine, without a cluster
   portcullis lab up cluster.yaml           # a node with pods in network namespaces
   portcullis lab run --in x/a -- ip addr   # run a command inside one of its pods
+  portcullis doctor eth1                   # can this machine run it, and what to change?
   portcullis cleanup                       # take everything of ours off this machine",
     after_help = "Exit codes: 0 fine; 1 findings or a failed expectation; 2 usage or configuration; \
-3 the system refuses."
+3 the system or the agent refuses."
 )]
 pub struct Cli {
     /// What to do.
@@ -52,11 +58,22 @@ pub enum Command {
     Explain(crate::explain::ExplainArgs),
     /// Who can talk to whom?
     Reach(crate::reach::ReachArgs),
+    /// Verdicts of a running agent as they are given, with reasons and rules.
+    Flows(crate::flows::FlowsArgs),
+    /// How is the agent? Policy, ports, rings, workers, drops.
+    Status(crate::status::StatusArgs),
+    /// The same, live: rates, rings and drops.
+    Top(crate::top::TopArgs),
     /// A node with pods in network namespaces of this machine.
     #[command(subcommand)]
     Lab(LabCommand),
+    /// Can this machine run it, and what to change?
+    Doctor(crate::doctor::DoctorArgs),
     /// Remove everything of ours: pinned links, nftables table, mounts, state.
     Cleanup(CleanupArgs),
+    /// Run nft for the agent that started this.
+    #[command(hide = true)]
+    Broker,
 }
 
 /// `portcullis run`.
@@ -69,6 +86,10 @@ pub struct RunArgs {
     /// The folder of manifests; overrides the configuration.
     #[arg(long, env = "PORTCULLIS_MANIFESTS", value_name = "DIR")]
     pub manifests: Option<PathBuf>,
+
+    /// For debugging only: a worker panics after this many seconds.
+    #[arg(long, env = "PORTCULLIS_DEBUG_PANIC_AFTER", value_name = "SECONDS", hide = true)]
+    pub debug_panic_after: Option<u64>,
 }
 
 /// `portcullis test`.
@@ -90,6 +111,10 @@ pub struct TestArgs {
     /// On real packets, in a lab that is built for it. Needs root.
     #[arg(long)]
     pub lab: bool,
+
+    /// The mode of the agent in the lab.
+    #[arg(long, value_enum, default_value_t = Mode::Router, requires = "lab")]
+    pub mode: Mode,
 }
 
 /// How `portcullis test` prints its result.
@@ -159,7 +184,7 @@ pub struct CleanupArgs {
     #[arg(long, default_value = "/run/portcullis", value_name = "DIR")]
     pub state_dir: PathBuf,
 
-    /// Also while an agent runs.
+    /// Also while an agent runs, which puts back within seconds what it can.
     #[arg(long)]
     pub force: bool,
 }

@@ -7,16 +7,18 @@ mod raw;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flow::MacAddr;
+use flow::{Address, MacAddr};
 use policy::model::ObjectName;
 use serde_saphyr::Location;
 
 use crate::interface::{InterfaceName, InterfacePattern};
 
-pub use raw::{Fallback, OnExit, Polling, Setting, settings};
+pub(crate) use raw::duration;
+pub use raw::{Fallback, Mode, OnExit, Polling, Setting, Vlan, settings};
 
 /// A sound configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,10 @@ pub struct Config {
     pub source: PathBuf,
     /// The name of this node.
     pub node: String,
+    /// How traffic is taken up.
+    pub mode: Mode,
+    /// Networks of service addresses, with prefix lengths in the family's own bits.
+    pub services: Vec<(Address, u8)>,
     /// The pods' interfaces, at least one; no interface, pod or MAC address twice.
     pub ports: Vec<PodPort>,
     /// The interfaces to the rest of the network; none of them a pod's.
@@ -45,8 +51,12 @@ pub struct Config {
     pub on_exit: OnExit,
     /// What the programs do while no agent runs.
     pub fallback: Fallback,
+    /// What becomes of frames with a VLAN tag.
+    pub vlan: Vlan,
     /// The folder of our own state.
     pub state_dir: PathBuf,
+    /// Where figures and health can be asked for over TCP.
+    pub metrics_listen: Option<SocketAddr>,
     /// Interfaces that are held until they are claimed; no uplink and not `lo`.
     pub hold: Vec<InterfacePattern>,
 }
@@ -182,6 +192,12 @@ impl Config {
         Ok(Self {
             source: file.to_owned(),
             node: raw.node,
+            mode: raw.mode,
+            services: raw
+                .services
+                .iter()
+                .map(|net| (net.value.0.network().into(), net.value.0.prefix_len()))
+                .collect(),
             ports: ports.collect(),
             uplinks: raw.uplinks.into_iter().map(|uplink| uplink.value.0).collect(),
             manifests,
@@ -192,7 +208,9 @@ impl Config {
             recovery_window: raw.recovery_window.0,
             on_exit: raw.on_exit,
             fallback: raw.fallback,
+            vlan: raw.vlan,
             state_dir: raw.state_dir.0,
+            metrics_listen: raw.metrics.listen.0,
             hold: raw.interlock.hold.into_iter().map(|pattern| pattern.value.0).collect(),
         })
     }
@@ -283,6 +301,8 @@ ports:
             Config {
                 source: "/etc/portcullis/config.yaml".into(),
                 node: "node-1".into(),
+                mode: Mode::Router,
+                services: vec![],
                 ports: vec![PodPort { interface: name("veth-web"), pod, mac: None }],
                 uplinks: vec![],
                 manifests: "/etc/portcullis/manifests".into(),
@@ -293,7 +313,9 @@ ports:
                 recovery_window: Duration::from_secs(30),
                 on_exit: OnExit::Keep,
                 fallback: Fallback::Closed,
+                vlan: Vlan::Deny,
                 state_dir: "/run/portcullis".into(),
+                metrics_listen: Some(([127, 0, 0, 1], 9471).into()),
                 hold: vec![],
             }
         );
@@ -303,6 +325,8 @@ ports:
     fn every_setting_is_read() {
         let text = "\
 node: n
+mode: inline
+services: [10.96.0.0/12, \"fd00:96::/108\"]
 manifests: /srv/manifests
 ports:
   - interface: pod0
@@ -316,11 +340,15 @@ flows: {capacity: 1024}
 recovery_window: 500ms
 on_exit: detach
 fallback: open
+vlan: strip0
 state_dir: /tmp/state
+metrics: {listen: \"[::1]:9999\"}
 interlock: {hold: [\"pod*\", tap7]}
 ";
         let config = parse(text).unwrap();
         assert_eq!(config.ports[0].mac, Some(MacAddr([2, 0, 0x5e, 0x10, 0, 1])));
+        assert_eq!(config.mode, Mode::Inline);
+        assert_eq!(config.services.iter().map(|(_, length)| *length).collect::<Vec<_>>(), [12, 108]);
         assert_eq!(config.manifests, Path::new("/srv/manifests"));
         assert_eq!(
             config.interfaces().map(InterfaceName::as_str).collect::<Vec<_>>(),
@@ -330,7 +358,9 @@ interlock: {hold: [\"pod*\", tap7]}
         assert_eq!((config.xsk.frames, config.flows.capacity), (4096, 1024));
         assert_eq!(config.recovery_window, Duration::from_millis(500));
         assert_eq!((config.on_exit, config.fallback), (OnExit::Detach, Fallback::Open));
+        assert_eq!(config.vlan, Vlan::Strip0);
         assert_eq!(config.state_dir, Path::new("/tmp/state"));
+        assert_eq!(config.metrics_listen, Some("[::1]:9999".parse().unwrap()));
         assert_eq!(config.hold.iter().map(InterfacePattern::as_str).collect::<Vec<_>>(), ["pod*", "tap7"]);
     }
 
@@ -358,6 +388,10 @@ interlock: {hold: [\"pod*\", tap7]}
         let cases = [
             (format!("{SMALL}uplink: [eth1]\n"), "config.yaml:5:1: ", "uplink"),
             (format!("{SMALL}polling: lazy\n"), "config.yaml:5:10: ", "adaptive"),
+            (format!("{SMALL}vlan: allow\n"), "config.yaml:5:7: ", "no meaning in router mode"),
+            (format!("{SMALL}vlan: {{allow: [5, 7]}}\n"), "config.yaml:5:7: ", "no meaning in router mode"),
+            (format!("{SMALL}vlan: tagged\n"), "config.yaml:5:7: ", "`deny` or `strip0`"),
+            (format!("{SMALL}vlan: [5]\n"), "config.yaml:5:7: ", "`deny` or `strip0`"),
             (format!("{SMALL}workers: 0\n"), "config.yaml:5:10: ", "between 1 and 256"),
             (format!("{SMALL}xsk: {{frames: 1}}\n"), "config.yaml:5:15: ", "between 256 and 1048576"),
             (format!("{SMALL}recovery_window: soon\n"), "config.yaml:5:18: ", "such as 30s"),

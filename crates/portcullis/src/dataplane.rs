@@ -1,39 +1,38 @@
 //! The packet's half on this node: XDP programs, AF_XDP sockets, and the workers that turn them.
 
+mod ports;
+
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bpf::{Fallback, Kind, PortEntry, Steering};
-use engine::counters::Counters;
+use engine::counters::{Counters, Tally};
+use engine::errands::{Mailbox, NoAnswer, errands};
 use engine::flows::Millis;
 use engine::io::Slot;
 use engine::polling::{self, Polling};
+use engine::records::Records;
 use engine::shared::{Owner, Shared};
 use engine::wiring::{PortId, Wiring};
 use engine::worker::Worker;
-use flow::MacAddr;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use table::{PolicyTable, Publisher};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 use xsk::XskIo;
 
+use crate::admin::snapshot::Repairs;
 use crate::config::{self, Config};
+use crate::instance::Instance;
 use crate::interface::InterfaceName;
+use crate::links::NodeView;
 
-/// A port where the XDP programs know it.
-#[derive(Clone, Copy, Debug)]
-struct Placed {
-    ifindex: u32,
-    base: u32,
-    queues: u32,
-    fallback: Fallback,
-}
+pub use ports::{Port, PortState};
 
 /// The running half.
 pub struct Dataplane {
@@ -43,84 +42,91 @@ pub struct Dataplane {
     pub shared: Arc<Shared>,
     /// The workers' figures.
     pub counters: Vec<Arc<Counters>>,
+    /// What the workers tell of verdicts and drops.
+    pub records: Vec<Arc<Records>>,
     /// By [`PortId`].
-    placed: Vec<Placed>,
+    ports: Vec<Port>,
+    /// What all ports' programs are told alike.
+    entry: PortEntry,
+    /// Where links are pinned.
+    pins: PathBuf,
+    /// What was mended since the start.
+    pub repairs: Repairs,
     workers: Vec<JoinHandle<()>>,
+    /// How each waits, and the core that it is pinned to.
+    posts: Vec<(Polling, Option<usize>)>,
+    /// By worker.
+    mailboxes: Vec<Mailbox<XskIo>>,
     stop: Arc<AtomicBool>,
     started: Instant,
 }
 
 impl Dataplane {
-    /// Opens the sockets, starts the workers, and attaches the programs, or takes over those that a
+    /// Opens the sockets, starts the workers, and attaches the programs of `steering`, or takes over those that a
     /// predecessor left pinned in `pins`. Ports are numbered as the configuration lists them: pods, then
-    /// uplinks.
+    /// uplinks. One whose interface is not there is served when [`follow`](Self::follow) sees it come.
     ///
     /// # Errors
     ///
     /// A socket or a program that the system refuses, in words that say what to do.
     pub fn start(
         config: &Config,
-        pins: &Path,
-        table: &mut Publisher<PolicyTable>,
-        wiring: &mut Publisher<Wiring>,
+        (steering, pins): (Steering, &Path),
+        view: &NodeView,
+        claims: &mut Instance,
+        (table, wiring): (&mut Publisher<PolicyTable>, &mut Publisher<Wiring>),
     ) -> Result<Self> {
-        let mut steering = Steering::load()?;
         let interfaces: Vec<&InterfaceName> = config.interfaces().collect();
         let owners = owners(config.ports.len(), interfaces.len(), config.workers);
         let shared = Arc::new(Shared::new(owners.clone(), config.flows.capacity));
-        let fallback = match config.fallback {
-            config::Fallback::Closed => Fallback::Drop,
-            config::Fallback::Open => Fallback::Pass,
+        let room = steering.socket_capacity() / u32::try_from(interfaces.len().max(1))?;
+        let port = |(n, interface): (usize, &&InterfaceName)| {
+            let kind = if n < config.ports.len() { Kind::Pod } else { Kind::Uplink };
+            Port::new(PortId(n as u16), (*interface).clone(), kind, owners[n], (n as u32 * room, room))
         };
-
-        let mut placed = vec![Placed { ifindex: 0, base: 0, queues: 0, fallback }; interfaces.len()];
-        let mut ios = Vec::new();
-        let mut base = 0;
-        for worker in 0..config.workers {
-            let ports = slots_of(&owners, worker);
-            let names: Vec<&str> = ports.iter().map(|port| interfaces[*port].as_str()).collect();
-            let settings = xsk::Config { frames: config.xsk.frames, ..xsk::Config::default() };
-            let io = XskIo::new(settings, &names)?;
-            for (slot, port) in ports.iter().enumerate() {
-                let sockets = io.sockets(Slot(slot));
-                let queues = u32::try_from(sockets.len()).context("too many receive queues")?;
-                let ifindex = nix::net::if_::if_nametoindex(names[slot])
-                    .with_context(|| format!("interface `{}` has gone", names[slot]))?;
-                placed[*port] = Placed { ifindex, base, queues, fallback };
-                steering.set_port(ifindex, PortEntry { base, queues, mac: None, fallback })?;
-                for (queue, socket) in (0..).zip(sockets) {
-                    steering.insert_socket(base + queue, socket)?;
-                }
-                base += queues;
-            }
-            ios.push(io);
-        }
-
         let mut dataplane = Self {
             steering,
             shared,
             counters: Vec::new(),
-            placed,
+            records: Vec::new(),
+            ports: interfaces.iter().enumerate().map(port).collect(),
+            entry: PortEntry {
+                base: 0,
+                queues: 0,
+                mac: None,
+                fallback: match config.fallback {
+                    config::Fallback::Closed => Fallback::Drop,
+                    config::Fallback::Open => Fallback::Pass,
+                },
+                strips_priority_tags: config.vlan == config::Vlan::Strip0,
+            },
+            pins: pins.to_owned(),
+            repairs: Repairs::default(),
             workers: Vec::new(),
+            posts: Vec::new(),
+            mailboxes: Vec::new(),
             stop: Arc::new(AtomicBool::new(false)),
             started: Instant::now(),
         };
+        let mut ios = Vec::new();
+        for worker in 0..config.workers {
+            let names: Vec<&str> =
+                slots_of(&owners, worker).iter().map(|port| interfaces[*port].as_str()).collect();
+            let settings = xsk::Config { frames: config.xsk.frames, ..xsk::Config::default() };
+            ios.push(XskIo::new(settings, &names)?);
+        }
         let isolated = isolated_cores();
         for (me, io) in ios.into_iter().enumerate() {
             let window = u64::try_from(config.recovery_window.as_millis()).unwrap_or(u64::MAX);
             let shared = Arc::clone(&dataplane.shared);
             let worker = Worker::new(me, io, shared, table.reader(), wiring.reader(), window);
             dataplane.counters.push(worker.counters());
+            dataplane.records.push(worker.records());
             dataplane.spawn(me, worker, config.polling, isolated.get(me).copied())?;
         }
-
-        for (port, interface) in interfaces.iter().enumerate() {
-            let kind = if port < config.ports.len() { Kind::Pod } else { Kind::Uplink };
-            let attached = dataplane.steering.attach(interface.as_str(), kind, pins)?;
-            let how = if attached.taken_over { "taken over" } else { "attached" };
-            debug!(%interface, program = kind.program(), "{how}");
-        }
-        info!(ports = interfaces.len(), workers = config.workers, "ports are attached");
+        dataplane.open_ports(view, claims)?;
+        let attached = dataplane.ports.iter().filter(|port| port.ifindex.is_some()).count();
+        info!(ports = attached, workers = config.workers, "ports are attached");
         Ok(dataplane)
     }
 
@@ -136,15 +142,85 @@ impl Dataplane {
             (config::Polling::Adaptive, _) | (config::Polling::Auto, None) => Polling::Adaptive,
         };
         let (stop, started) = (Arc::clone(&self.stop), self.started);
+        let (mailbox, errands) = errands();
+        self.mailboxes.push(mailbox);
+        self.posts.push((polling, isolated));
         let thread = thread::Builder::new().name(format!("worker-{me}")).spawn(move || {
             if let Some(core) = isolated {
                 pin(me, core);
             }
-            polling::run(&mut worker, polling, || millis_since(started), &stop);
+            polling::run(&mut worker, polling, || millis_since(started), &stop, &errands);
         });
         self.workers.push(thread.context("cannot start a worker thread")?);
         info!(worker = me, ?polling, core = ?isolated, "worker runs");
         Ok(())
+    }
+
+    /// Has a worker do something with its ports between two turns, and waits for what it says.
+    ///
+    /// # Errors
+    ///
+    /// No answer within `patience`: the worker hangs or has ended.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such worker.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        worker: usize,
+        patience: Duration,
+        errand: impl FnOnce(&mut XskIo) -> T + Send + 'static,
+    ) -> Result<T, NoAnswer> {
+        self.mailboxes[worker].ask(patience, errand)
+    }
+
+    /// Has a worker do something with its ports between two turns, whenever that is.
+    ///
+    /// # Errors
+    ///
+    /// The worker hangs or has ended.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such worker.
+    pub fn post(
+        &self,
+        worker: usize,
+        errand: impl FnOnce(&mut XskIo) + Send + 'static,
+    ) -> Result<(), NoAnswer> {
+        self.mailboxes[worker].post(errand)
+    }
+
+    /// How a worker waits, and the core that it is pinned to.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such worker.
+    #[must_use]
+    pub fn post_of(&self, worker: usize) -> (Polling, Option<usize>) {
+        self.posts[worker]
+    }
+
+    /// The figures of all workers together.
+    #[must_use]
+    pub fn total(&self) -> Tally {
+        let mut total = Tally::default();
+        for counters in &self.counters {
+            total.add(&counters.read());
+        }
+        total
+    }
+
+    /// What a port's XDP program has counted; `None` if the kernel does not say.
+    #[must_use]
+    pub fn steered(&self, port: PortId) -> Option<bpf::Counters> {
+        self.steering.counters(self.ports[usize::from(port.0)].base).ok()
+    }
+
+    /// When the workers' clock stood at zero.
+    #[must_use]
+    pub const fn started(&self) -> Instant {
+        self.started
     }
 
     /// The workers' clock.
@@ -153,32 +229,10 @@ impl Dataplane {
         millis_since(self.started)
     }
 
-    /// The interface of a port.
-    #[must_use]
-    pub fn ifindex(&self, port: PortId) -> u32 {
-        self.placed[usize::from(port.0)].ifindex
-    }
-
-    /// Tells a port's XDP program the MAC address of the pod behind it.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub fn set_mac(&mut self, port: PortId, mac: Option<MacAddr>) -> Result<()> {
-        let Placed { ifindex, base, queues, fallback } = self.placed[usize::from(port.0)];
-        Ok(self.steering.set_port(ifindex, PortEntry { base, queues, mac, fallback })?)
-    }
-
-    /// Whether a worker has ended by itself: then its ports are dead, and so should be the process.
-    #[must_use]
-    pub fn has_lost_a_worker(&self) -> bool {
-        self.workers.iter().any(JoinHandle::is_finished)
-    }
-
     /// Stops the workers. The programs stay attached, and their fallback takes over.
-    pub fn stop(self) {
+    pub fn stop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        for worker in self.workers {
+        for worker in self.workers.drain(..) {
             if worker.join().is_err() {
                 warn!("a worker had panicked");
             }

@@ -35,3 +35,7 @@ pub const FINDINGS: u8 = 1;
 pub const USAGE: u8 = 2;
 /// The system, the agent or the API refuses or cannot be reached.
 pub const SYSTEM: u8 = 3;
+/// What was waited for did not come in time.
+pub const TIMEOUT: u8 = 5;
+/// Somebody pressed Ctrl-C.
+pub const INTERRUPTED: u8 = 130;

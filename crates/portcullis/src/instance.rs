@@ -7,11 +7,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::admin::snapshot::{self, Ended};
 use crate::interface::InterfaceName;
+use crate::metrics;
 
 /// Where all agents of this machine record their interfaces, whatever their state directories are.
 pub const CLAIMS: &str = "/run/portcullis/interfaces";
@@ -20,17 +23,35 @@ pub const CLAIMS: &str = "/run/portcullis/interfaces";
 const LOCK: &str = "lock";
 /// The name of the mark of a clean end.
 const CLEAN: &str = "clean";
-/// The figures that an agent writes, finished and half-way.
-const FIGURES: [&str; 2] = [crate::metrics::FILE, ".metrics.prom.new"];
+/// What an agent makes besides, finished and half-way: its figures and its socket.
+const MADE: [&str; 4] = [metrics::FILE, ".metrics.prom.new", crate::admin::SOCKET, crate::admin::SOCKET_NEW];
 
 /// The right to run on a state directory and on interfaces, held as long as this lives.
 #[derive(Debug)]
 pub struct Instance {
     state_dir: PathBuf,
     previous: Previous,
+    left: Left,
     claims: Vec<(u32, Flock<File>)>,
     claims_dir: PathBuf,
     _lock: Flock<File>,
+}
+
+/// What the last agent has left in the state directory.
+#[derive(Debug)]
+struct Left {
+    figures: String,
+    /// When it wrote there last, which it did twice a second.
+    at: Option<SystemTime>,
+}
+
+impl Left {
+    fn find(state_dir: &Path) -> Self {
+        let figures = state_dir.join(metrics::FILE);
+        let written = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+        let at = written(&figures).max(written(&state_dir.join(CLEAN)));
+        Self { figures: fs::read_to_string(figures).unwrap_or_default(), at }
+    }
 }
 
 /// How the last agent on this state directory ended.
@@ -114,6 +135,7 @@ impl Instance {
             }
         };
         let mark = state_dir.join(CLEAN);
+        let left = Left::find(state_dir);
         let previous = match fs::remove_file(&mark) {
             Ok(()) => Previous::Clean,
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(file_error(&mark)(error)),
@@ -121,13 +143,33 @@ impl Instance {
             Err(_) => Previous::None,
         };
         let claims_dir = claims_dir.to_owned();
-        Ok(Self { state_dir: state_dir.to_owned(), previous, claims: Vec::new(), claims_dir, _lock: lock })
+        Ok(Self {
+            state_dir: state_dir.to_owned(),
+            previous,
+            left,
+            claims: Vec::new(),
+            claims_dir,
+            _lock: lock,
+        })
     }
 
     /// How the agent before this one ended.
     #[must_use]
     pub const fn previous(&self) -> Previous {
         self.previous
+    }
+
+    /// What to tell of the agent before this one, at the moment when this one has taken over.
+    #[must_use]
+    pub fn handover(&self) -> snapshot::Previous {
+        let (ended, pid) = match self.previous {
+            Previous::None => return snapshot::Previous::default(),
+            Previous::Clean => (Ended::Clean, None),
+            Previous::Unclean { pid } => (Ended::Unclean, pid.and_then(|pid| u32::try_from(pid).ok())),
+        };
+        let gap = self.left.at.map(|at| at.elapsed().unwrap_or_default().as_secs_f64());
+        let unfiltered = metrics::left_open(&self.left.figures, ended == Ended::Clean);
+        snapshot::Previous { ended, pid, gap_seconds: gap, unfiltered }
     }
 
     /// Claims an interface of the calling thread's network namespace, by its index: a name may come again
@@ -141,18 +183,32 @@ impl Instance {
             return Ok(());
         }
         make_dir(&self.claims_dir)?;
-        let namespace = Path::new("/proc/thread-self/ns/net");
-        let inode = fs::metadata(namespace).map_err(file_error(namespace))?.ino();
-        match take(&self.claims_dir.join(format!("{inode}-{index}")))? {
+        match take(&self.record(index)?)? {
             Taken::Ours { lock, .. } => self.claims.push((index, lock)),
             Taken::Theirs { pid } => return Err(InstanceError::Owned { pid, interface: interface.clone() }),
         }
         Ok(())
     }
 
-    /// Gives up the claim on an interface that is gone.
-    pub fn release(&mut self, index: u32) {
-        self.claims.retain(|(claimed, _)| *claimed != index);
+    /// Gives up the claim on an interface that is gone, and removes its record: nobody will claim that index again.
+    ///
+    /// # Errors
+    ///
+    /// The record cannot be removed; the claim is given up all the same.
+    pub fn release(&mut self, index: u32) -> Result<(), InstanceError> {
+        let Some(at) = self.claims.iter().position(|(claimed, _)| *claimed == index) else { return Ok(()) };
+        let path = self.record(index)?;
+        let removed = fs::remove_file(&path).map_err(file_error(&path));
+        // The lock goes last: whoever waits for the record must not meet one that is about to be removed.
+        self.claims.remove(at);
+        removed
+    }
+
+    /// Where the claim on an interface of the calling thread's network namespace is recorded.
+    fn record(&self, index: u32) -> Result<PathBuf, InstanceError> {
+        let namespace = Path::new("/proc/thread-self/ns/net");
+        let inode = fs::metadata(namespace).map_err(file_error(namespace))?.ino();
+        Ok(self.claims_dir.join(format!("{inode}-{index}")))
     }
 
     /// Ends cleanly: leaves the mark that tells the next start so, and gives everything up.
@@ -204,7 +260,7 @@ pub fn forget(state_dir: &Path, claims_dir: &Path) -> Result<Vec<PathBuf>, Insta
             removed.push(path);
         }
     }
-    for name in [LOCK, CLEAN].iter().chain(&FIGURES) {
+    for name in [LOCK, CLEAN].iter().chain(&MADE) {
         let path = state_dir.join(name);
         match fs::remove_file(&path) {
             Ok(()) => removed.push(path),
@@ -339,7 +395,8 @@ mod tests {
         assert!(error.starts_with(&expected), "{error}");
         // The same name with another index is another interface.
         second.claim(&veth, 8).unwrap();
-        first.release(7);
+        first.release(7).unwrap();
+        first.release(7).unwrap();
         second.claim(&veth, 7).unwrap();
         assert!(first.claim(&veth, 8).is_err());
         drop(second);

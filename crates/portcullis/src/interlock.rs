@@ -2,15 +2,20 @@
 //! stops what the kernel would forward to or from a pod's interface.
 //!
 //! XDP takes a pod's packets before the kernel sees them, but it never sees what the kernel sends to a pod, and
-//! an interface that nobody has claimed yet has no program. This closes both. What the node's own processes send
+//! an interface that nobody has claimed yet, or that was made anew a moment ago, has no program. This closes all three. What the node's own processes send
 //! to a pod goes through the output hook and is not touched.
 
-use std::fmt::Write as _;
+mod guarded;
+
+use std::collections::BTreeSet;
+use std::fmt::{Display, Write as _};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::interface::{InterfaceName, InterfacePattern};
+
+pub use guarded::Guarded;
 
 /// UDP ports of encapsulations (RFC 7348, RFC 8926, and Linux's default for VXLAN): what a pod sends to one of its
 /// node's tunnels would leave the tunnel as traffic of the node.
@@ -21,6 +26,8 @@ const TUNNELS: &str = "4789, 6081, 8472";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interlock {
     table: String,
+    /// Whether the kernel forwards what pods send.
+    forwards: bool,
 }
 
 /// The rules could not be changed or read.
@@ -41,7 +48,7 @@ impl Interlock {
     pub fn of(state_dir: &Path) -> Self {
         let path = state_dir.to_string_lossy();
         if path == "/run/portcullis" {
-            return Self { table: "portcullis".to_owned() };
+            return Self { table: "portcullis".to_owned(), forwards: false };
         }
         let table = path.bytes().fold("portcullis".to_owned(), |mut name, byte| {
             match byte {
@@ -51,17 +58,30 @@ impl Interlock {
             }
             name
         });
-        Self { table }
+        Self { table, forwards: false }
+    }
+
+    /// The same for a node whose kernel carries what userspace has judged: it forwards to and from interfaces that
+    /// are ready, and to and from no other of the ports.
+    #[must_use]
+    pub fn forwarding(self) -> Self {
+        Self { forwards: true, ..self }
     }
 
     /// Puts the rules for these pod ports and held interfaces in force, in one transaction: whatever rules of
-    /// ours were there give way without a gap.
+    /// ours were there give way without a gap. Of the ports, nothing comes in but by the interfaces that are `ready`:
+    /// those with these indices, since a name may come again with an interface that runs no program.
     ///
     /// # Errors
     ///
     /// `nft` is missing or refuses; nothing has changed then.
-    pub fn apply(&self, ports: &[InterfaceName], hold: &[InterfacePattern]) -> Result<(), InterlockError> {
-        nft(&self.script(ports, hold))
+    pub fn apply(
+        &self,
+        ports: &[InterfaceName],
+        ready: &BTreeSet<u32>,
+        hold: &[InterfacePattern],
+    ) -> Result<(), InterlockError> {
+        nft(&self.script(ports, ready, hold))
     }
 
     /// The table as the kernel has it, without its counters; `None` when it is not there.
@@ -109,7 +129,7 @@ impl Interlock {
             return Ok(());
         }
         // Added first, so that deleting cannot fail on one that is not there; nobody sees the step between.
-        let listed = elements(ports.iter().map(InterfaceName::as_str));
+        let listed = quoted(ports);
         let table = &self.table;
         nft(&format!(
             "add element inet {table} ports {{ {listed} }}\ndelete element inet {table} ports {{ {listed} }}\n"
@@ -118,12 +138,13 @@ impl Interlock {
 
     /// The whole table. Deleting and declaring it again in one transaction also replaces what an older version of
     /// ours declared differently.
-    fn script(&self, ports: &[InterfaceName], hold: &[InterfacePattern]) -> String {
-        let mut ours = String::from("type ifname");
-        if !ports.is_empty() {
-            write!(ours, "; elements = {{ {} }}", elements(ports.iter().map(InterfaceName::as_str)))
-                .expect("a string takes everything");
-        }
+    fn script(&self, ports: &[InterfaceName], ready: &BTreeSet<u32>, hold: &[InterfacePattern]) -> String {
+        let set = |kind: &str, elements: String| {
+            let elements =
+                if elements.is_empty() { elements } else { format!("; elements = {{ {elements} }}") };
+            format!("type {kind}{elements}")
+        };
+        let (ours, ready) = (set("ifname", quoted(ports)), set("iface_index", joined(ready.iter())));
         let table = &self.table;
         let held = |direction: &str| -> String {
             hold.iter()
@@ -134,20 +155,27 @@ impl Interlock {
                 })
                 .collect()
         };
+        let (tunnel, to, from) = if self.forwards {
+            ("fib daddr type local ", "oif != @ready ", "iif != @ready ")
+        } else {
+            ("", "", "")
+        };
         // Prerouting at -300 comes before connection tracking; forward at -150 before every ordinary filter (0).
         format!(
             "add table inet {table}
 delete table inet {table}
 table inet {table} {{
   set ports {{ {ours}; }}
+  set ready {{ {ready}; }}
   chain prerouting {{
     type filter hook prerouting priority -300; policy accept;
-    iifname @ports udp dport {{ {TUNNELS} }} counter drop comment \"into a tunnel\"
+    iifname @ports iif != @ready counter drop comment \"not attached\"
+    iifname @ports {tunnel}udp dport {{ {TUNNELS} }} counter drop comment \"into a tunnel\"
 {}  }}
   chain forward {{
     type filter hook forward priority -150; policy accept;
-    oifname @ports counter drop comment \"forwarded to a pod\"
-    iifname @ports counter drop comment \"forwarded from a pod\"
+    oifname @ports {to}counter drop comment \"forwarded to a pod\"
+    iifname @ports {from}counter drop comment \"forwarded from a pod\"
 {}  }}
 }}
 ",
@@ -157,8 +185,12 @@ table inet {table} {{
     }
 }
 
-fn elements<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
+fn quoted(names: &[InterfaceName]) -> String {
+    joined(names.iter().map(|name| format!("\"{name}\"")))
+}
+
+fn joined(elements: impl Iterator<Item = impl Display>) -> String {
+    elements.map(|element| element.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn nft(script: &str) -> Result<(), InterlockError> {
@@ -190,12 +222,13 @@ mod tests {
     fn the_script_replaces_the_table_whole() {
         let ports = ["veth-a", "veth-b"].map(|name| name.parse().unwrap());
         let hold = ["veth*".parse().unwrap()];
-        let script = Interlock::of("/run/portcullis".as_ref()).script(&ports, &hold);
+        let script = Interlock::of("/run/portcullis".as_ref()).script(&ports, &[7, 9].into(), &hold);
         assert!(script.starts_with("add table inet portcullis\ndelete table inet portcullis\ntable inet"));
         assert!(
             script.contains("set ports { type ifname; elements = { \"veth-a\", \"veth-b\" }; }"),
             "{script}"
         );
+        assert!(script.contains("set ready { type iface_index; elements = { 7, 9 }; }"), "{script}");
         let lines: Vec<&str> = script.lines().map(str::trim).collect();
         let at =
             |line: &str| lines.iter().position(|l| *l == line).unwrap_or_else(|| panic!("{line}\n{script}"));
@@ -203,6 +236,8 @@ mod tests {
         let forward = at("chain forward {");
         let held_in = at("iifname \"veth*\" iifname != @ports counter drop comment \"held\"");
         let held_out = at("oifname \"veth*\" oifname != @ports counter drop comment \"held\"");
+        let not_ready = at("iifname @ports iif != @ready counter drop comment \"not attached\"");
+        assert!(prerouting < not_ready && not_ready < forward);
         assert!(prerouting < held_in && held_in < forward && forward < held_out);
         assert!(at("oifname @ports counter drop comment \"forwarded to a pod\"") > forward);
         assert!(at("iifname @ports counter drop comment \"forwarded from a pod\"") > forward);
@@ -211,8 +246,9 @@ mod tests {
 
     #[test]
     fn no_ports_make_an_empty_set() {
-        let script = Interlock::of("/run/portcullis".as_ref()).script(&[], &[]);
+        let script = Interlock::of("/run/portcullis".as_ref()).script(&[], &[].into(), &[]);
         assert!(script.contains("set ports { type ifname; }"), "{script}");
+        assert!(script.contains("set ready { type iface_index; }"), "{script}");
         assert!(!script.contains("held"));
     }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use lab::Lab;
@@ -30,6 +30,7 @@ pub struct AgentHome {
 #[derive(Debug)]
 pub struct LabAgent {
     child: Child,
+    since: SystemTime,
     state_dir: PathBuf,
     log: PathBuf,
     pods: usize,
@@ -96,17 +97,25 @@ impl AgentHome {
     ///
     /// When the process cannot be started.
     pub fn start(&self, lab: &Lab) -> Result<LabAgent> {
+        self.start_with(lab, &[])
+    }
+
+    /// Starts an agent with these variables in its environment.
+    ///
+    /// # Errors
+    ///
+    /// When the process cannot be started.
+    pub fn start_with(&self, lab: &Lab, variables: &[(&str, &Path)]) -> Result<LabAgent> {
         let log = self.folder.join("agent.log");
-        // What an agent of before has written says nothing of this one.
-        drop(fs::remove_file(self.state_dir().join(metrics::FILE)));
         let mut command = lab.node().command(&self.binary);
-        command.arg("run").arg("--config").arg(self.config());
+        command.arg("run").arg("--config").arg(self.config()).envs(variables.iter().copied());
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::options().create(true).append(true).open(&log)?);
+        let since = SystemTime::now();
         let child = command.spawn().context("cannot start the agent")?;
-        Ok(LabAgent { child, state_dir: self.state_dir(), log, pods: lab.pods().len() })
+        Ok(LabAgent { child, since, state_dir: self.state_dir(), log, pods: lab.pods().len() })
     }
 }
 
@@ -149,10 +158,14 @@ impl LabAgent {
     ///
     /// When there are none yet.
     pub fn figures(&self) -> io::Result<HashMap<String, u64>> {
-        let text = fs::read_to_string(self.state_dir.join(metrics::FILE))?;
+        let file = self.state_dir.join(metrics::FILE);
+        if fs::metadata(&file)?.modified()? < self.since {
+            return Err(io::Error::other("what an agent of before has written says nothing of this one"));
+        }
+        let text = fs::read_to_string(file)?;
         let line = |line: &str| {
             let (name, value) = line.rsplit_once(' ')?;
-            Some((name.to_owned(), value.parse().ok()?))
+            Some((name.to_owned(), value.parse::<f64>().ok()? as u64))
         };
         Ok(text.lines().filter(|line| !line.starts_with('#')).filter_map(line).collect())
     }

@@ -1,17 +1,19 @@
 //! The binary's library: the agent, and what a person tries it with.
 //!
 //! ```text
-//! run ─ config ─ preflight ─ instance ─ interlock ─ links ─┐
-//!                                                          ├─ rewire ─ engine's wiring, XDP's maps
-//!       control thread ─ policy table ─────────────────────┘
+//! run ─ config ─ preflight ─ instance ─ broker ─ privileges ─ links ─┐
+//!                                    (interlock)                     ├─ rewire ─ engine's wiring, XDP's maps
+//!       control thread ─ policy table ───────────────────────────────┘
 //!       dataplane ─ XDP programs, sockets, workers ─ metrics
 //!                                                            cleanup undoes all of it
 //! ```
 //!
 //! A start goes through the first line in order. Nothing on the machine is touched before [`preflight`] has
 //! passed and [`instance`] holds the state directory and the interfaces; [`interlock`] is in force before the
-//! first program is attached, so that at no moment the kernel forwards what nobody judged. [`run`] is the only
-//! place that sees both planes.
+//! first program is attached, so that at no moment the kernel forwards what nobody judged. The [`broker`] is the
+//! process that runs `nft` for the agent, which by then has given up its [`privileges`]. [`run`] puts the two
+//! planes together, with [`dataplane`] and [`rewire`] below it; [`inline`] does in its own mode. Who asks a running
+//! agent comes to [`admin`]: [`status`], [`top`] and [`flows`] do.
 
 pub mod cli;
 pub mod exit;
@@ -22,11 +24,22 @@ pub mod config;
 pub mod preflight;
 pub mod instance;
 pub mod interlock;
+pub mod broker;
+pub mod privileges;
 pub mod links;
 pub mod dataplane;
+pub mod service;
+pub mod watchdog;
+pub mod inline;
 pub mod rewire;
+pub mod in_force;
 pub mod metrics;
+pub mod admin;
+pub mod flows;
+pub mod status;
+pub mod top;
 pub mod cleanup;
+pub mod doctor;
 pub mod lab_agent;
 pub mod lab_command;
 pub mod demo;

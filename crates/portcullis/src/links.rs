@@ -12,7 +12,7 @@ mod netlink;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use engine::wiring::{Port, PortId, Role, Route, Wiring};
+use engine::wiring::{Port, PortId, Role, Route, Speaker, Wiring};
 use flow::{Address, MacAddr};
 
 use crate::interface::InterfaceName;
@@ -45,8 +45,10 @@ pub struct Interface {
     pub mac: MacAddr,
     /// The largest IP packet that it sends, in bytes.
     pub mtu: u32,
-    /// Whether somebody has set it up. It may be without a carrier.
+    /// Whether somebody has set it up.
     pub up: bool,
+    /// Whether there is somebody at the other end.
+    pub carrier: bool,
     /// The index of the bridge, bond or VRF that it belongs to.
     pub controller: Option<u32>,
 }
@@ -97,6 +99,29 @@ impl NodeView {
         self.addresses.iter().filter(reachable).map(|(_, address)| *address).collect()
     }
 
+    /// As whom the node speaks through an interface: its first address there, or elsewhere if it has none of a wider
+    /// scope there. A pod's gateway is often link-local, and says nothing to who reads a traceroute.
+    #[must_use]
+    pub fn speaker(&self, interface: &InterfaceName) -> Speaker {
+        let here = self.index(interface);
+        let services = self.interfaces.get(SERVICE_ADDRESSES).map(|interface| interface.index);
+        let first = |v4: bool| {
+            let candidates = self.addresses.iter().filter(|(index, address)| {
+                address.is_v4() == v4 && Some(*index) != services && !address.ip().is_loopback()
+            });
+            let ranked = candidates.filter_map(|(index, address)| {
+                let narrow = match address.ip() {
+                    IpAddr::V4(ip) => ip.is_link_local(),
+                    IpAddr::V6(ip) => ip.is_unicast_link_local(),
+                };
+                let elsewhere = Some(*index) != here;
+                (!(narrow && elsewhere)).then_some(((narrow, elsewhere), *address))
+            });
+            ranked.min_by_key(|(rank, _)| *rank).map(|(_, address)| address)
+        };
+        Speaker { v4: first(true), v6: first(false) }
+    }
+
     /// The MAC address under which the kernel reached the pod, where it did: what to pin for a pod whose MAC
     /// address nobody gave.
     #[must_use]
@@ -139,7 +164,7 @@ pub fn wire(view: &NodeView, pods: &[PodLink], uplinks: &[InterfaceName]) -> Wir
     let port = |name: &InterfaceName, role: Role| {
         let interface = view.interfaces.get(name.as_str());
         let (mac, mtu) = interface.map_or((MacAddr([0; 6]), 0), |found| (found.mac, found.mtu));
-        Port { name: name.to_string(), mac, mtu, role }
+        Port { name: name.to_string(), mac, mtu, speaker: view.speaker(name), role }
     };
     let pod_ports = pods.iter().map(|pod| {
         let mac = pod.mac.filter(|_| view.index(&pod.interface).is_some());
@@ -193,7 +218,10 @@ mod tests {
         let interfaces =
             ["lo", "pod-a", "pod-b", "up0", "other", "kube-ipvs0"].iter().zip(1..).map(|(name, index)| {
                 let mac = if index == 1 { MacAddr([0; 6]) } else { mac(index as u8) };
-                ((*name).to_owned(), Interface { index, mac, mtu: 1500, up: true, controller: None })
+                (
+                    (*name).to_owned(),
+                    Interface { index, mac, mtu: 1500, up: true, carrier: true, controller: None },
+                )
             });
         let route = |network, length, index, via: Option<&str>| NodeRoute {
             network: ip(network),
@@ -275,6 +303,24 @@ mod tests {
         assert_eq!(view.node_addresses(&[]), expected(&everywhere));
         let with_pod = [&everywhere[..], &["fe80::2"]].concat();
         assert_eq!(view.node_addresses(&[pod("pod-a", None, &[])]), expected(&with_pod));
+    }
+
+    #[test]
+    fn the_node_speaks_as_who_it_is_on_a_link_or_elsewhere() {
+        let mut view = view();
+        view.addresses.insert(0, (2, ip("169.254.1.1")));
+        let speaker = |view: &NodeView, interface| view.speaker(&name(interface));
+        let said = |v4: &str, v6: &str| Speaker { v4: Some(ip(v4)), v6: Some(ip(v6)) };
+        assert_eq!(
+            speaker(&view, "pod-a"),
+            said("203.0.113.9", "fe80::2"),
+            "the first that is not link-local"
+        );
+        assert_eq!(speaker(&view, "up0"), said("192.0.2.2", "fe80::4"), "its own");
+        assert_eq!(speaker(&view, "pod-b"), Speaker { v4: Some(ip("203.0.113.9")), v6: None });
+        view.addresses.retain(|(index, _)| *index == 2 || *index == 6);
+        assert_eq!(speaker(&view, "pod-a"), said("169.254.1.1", "fe80::2"), "no service's address");
+        assert_eq!(wire(&view, &[pod("pod-a", None, &[])], &[]).ports()[0].speaker, speaker(&view, "pod-a"));
     }
 
     #[test]

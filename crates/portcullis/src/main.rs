@@ -7,7 +7,7 @@ use clap::Parser;
 use portcullis::cleanup::Cleanup;
 use portcullis::cli::{CleanupArgs, Cli, Command, LabCommand};
 use portcullis::exit::{self, Failure};
-use portcullis::{demo, huge_pages, instance, lab_command, run, test_command};
+use portcullis::{broker, demo, huge_pages, instance, lab_command, run, status, test_command};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -21,11 +21,16 @@ fn main() -> ExitCode {
         Command::Test(args) => test_command::run(args),
         Command::Explain(args) => portcullis::explain::run(args),
         Command::Reach(args) => portcullis::reach::run(args, cli.quiet),
+        Command::Flows(args) => portcullis::flows::run(args, cli.quiet),
+        Command::Status(args) => status::run(args),
+        Command::Doctor(args) => portcullis::doctor::run(args),
+        Command::Top(args) => portcullis::top::run(args),
         Command::Lab(LabCommand::Up { manifests, lab }) => lab_command::up(manifests, lab),
         Command::Lab(LabCommand::Run { lab, place, command }) => lab_command::enter(lab, place, command),
         Command::Lab(LabCommand::Down { lab }) => lab_command::down(lab),
         Command::Lab(LabCommand::Demo { examples }) => demo::run(examples),
         Command::Cleanup(args) => cleanup(args),
+        Command::Broker => broker::serve().map(|()| exit::OK),
     };
     match outcome {
         Ok(code) => ExitCode::from(code),
@@ -55,6 +60,9 @@ fn cleanup(args: &CleanupArgs) -> Result<u8, Failure> {
     }
     if outcome.removed.is_empty() && outcome.failed.is_empty() {
         writeln!(out, "nothing of ours is here").map_err(exit::system)?;
+    }
+    if let Some(warning) = &outcome.warning {
+        tracing::warn!("{warning}");
     }
     for what in &outcome.failed {
         tracing::error!("{what}");

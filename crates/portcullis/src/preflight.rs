@@ -9,7 +9,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::config::Config;
 use crate::interface::InterfaceName;
-use crate::links::NodeView;
+use crate::links::{Interface, NodeView};
 
 /// The most bytes that one frame of packet memory takes.
 const FRAME_BYTES: u64 = 4096;
@@ -19,6 +19,7 @@ const NET_ADMIN: (u32, &str) = (12, "CAP_NET_ADMIN");
 const NET_RAW: (u32, &str) = (13, "CAP_NET_RAW");
 const IPC_LOCK: (u32, &str) = (14, "CAP_IPC_LOCK");
 const SYS_ADMIN: (u32, &str) = (21, "CAP_SYS_ADMIN");
+const PERFMON: (u32, &str) = (38, "CAP_PERFMON");
 const BPF: (u32, &str) = (39, "CAP_BPF");
 
 /// What this process finds.
@@ -42,15 +43,6 @@ pub enum PreflightError {
     /// The process may not do what it must.
     #[error("missing {}: run as root, or grant the capabilities to the process", .0.join(", "))]
     Capabilities(Vec<&'static str>),
-    /// No interface of this name.
-    #[error("there is no interface `{interface}` here{}; correct the configuration, or create the interface first",
-        alike(.similar))]
-    NoSuchInterface {
-        /// The name in the configuration.
-        interface: InterfaceName,
-        /// Names that look like it, the closest first.
-        similar: Vec<String>,
-    },
     /// A pod's interface is part of another one, which carries its packets past us.
     #[error(
         "`{interface}` belongs to `{controller}`, which would carry packets to the pod past Portcullis; take it \
@@ -71,8 +63,16 @@ pub enum PreflightError {
 }
 
 /// What may go wrong later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Hint {
+    /// No interface of this name yet.
+    #[error("there is no interface `{interface}` here yet{}; it is served as soon as it comes", alike(.similar))]
+    NoSuchInterface {
+        /// The name in the configuration.
+        interface: InterfaceName,
+        /// Names that look like it, the closest first.
+        similar: Vec<String>,
+    },
     /// Packet memory is locked, and the limit is low.
     #[error(
         "{needed} bytes of packet memory exceed the {limit} that may be locked: raise the limit (ulimit -l, \
@@ -102,6 +102,33 @@ impl Machine {
         }
     }
 
+    /// The capabilities that a start takes and that are not there, each with what it is for where that helps.
+    #[must_use]
+    pub fn missing_capabilities(&self) -> Vec<&'static str> {
+        let mut missing = Vec::new();
+        missing.extend([NET_ADMIN, NET_RAW].iter().filter(|c| !self.has(**c)).map(|c| c.1));
+        // CAP_SYS_ADMIN includes these two (bpf_capable and perfmon_capable in include/linux/capability.h).
+        // CAP_PERFMON: the verifier asks for it when a program looks into packets at places that depend on the
+        // packet. It is given up once the programs are loaded.
+        for needed in [PERFMON, BPF] {
+            if !self.has(needed) && !self.has(SYS_ADMIN) {
+                missing.push(needed.1);
+            }
+        }
+        if !self.bpffs && !self.has(SYS_ADMIN) {
+            missing.push(
+                "CAP_SYS_ADMIN (only to mount a bpffs: `mount -t bpf bpf /sys/fs/bpf` does it beforehand)",
+            );
+        }
+        missing
+    }
+
+    /// Whether memory can be locked beyond the limit.
+    #[must_use]
+    pub const fn locks_memory(&self) -> bool {
+        self.has(IPC_LOCK)
+    }
+
     const fn has(&self, capability: (u32, &str)) -> bool {
         self.capabilities >> capability.0 & 1 == 1
     }
@@ -115,16 +142,7 @@ impl Machine {
 pub fn check(config: &Config, machine: &Machine) -> Result<Vec<Hint>, Vec<PreflightError>> {
     let mut errors = Vec::new();
 
-    let mut missing = Vec::new();
-    missing.extend([NET_ADMIN, NET_RAW].iter().filter(|c| !machine.has(**c)).map(|c| c.1));
-    // CAP_SYS_ADMIN includes CAP_BPF (bpf_capable in include/linux/capability.h).
-    if !machine.has(BPF) && !machine.has(SYS_ADMIN) {
-        missing.push(BPF.1);
-    }
-    if !machine.bpffs && !machine.has(SYS_ADMIN) {
-        missing
-            .push("CAP_SYS_ADMIN (only to mount a bpffs: `mount -t bpf bpf /sys/fs/bpf` does it beforehand)");
-    }
+    let missing = machine.missing_capabilities();
     if !missing.is_empty() {
         errors.push(PreflightError::Capabilities(missing));
     }
@@ -132,20 +150,14 @@ pub fn check(config: &Config, machine: &Machine) -> Result<Vec<Hint>, Vec<Prefli
         errors.push(PreflightError::NoNft);
     }
 
+    let mut hints = Vec::new();
     for (position, interface) in config.interfaces().enumerate() {
-        let Some(found) = machine.view.interfaces.get(interface.as_str()) else {
+        if let Some(found) = machine.view.interfaces.get(interface.as_str()) {
+            errors.extend(unfit(interface, found, position < config.ports.len(), &machine.view));
+        } else {
             let names = machine.view.interfaces.keys().map(String::as_str);
             let similar = similar_to(interface.as_str(), names);
-            errors.push(PreflightError::NoSuchInterface { interface: interface.clone(), similar });
-            continue;
-        };
-        if !found.mac.is_usable() {
-            errors.push(PreflightError::NotEthernet(interface.clone()));
-        }
-        if let Some(index) = found.controller.filter(|_| position < config.ports.len()) {
-            let name = machine.view.interfaces.iter().find(|(_, other)| other.index == index);
-            let controller = name.map_or_else(|| format!("interface {index}"), |(name, _)| name.clone());
-            errors.push(PreflightError::Enslaved { interface: interface.clone(), controller });
+            hints.push(Hint::NoSuchInterface { interface: interface.clone(), similar });
         }
     }
     if !errors.is_empty() {
@@ -154,7 +166,25 @@ pub fn check(config: &Config, machine: &Machine) -> Result<Vec<Hint>, Vec<Prefli
 
     let needed = config.workers as u64 * u64::from(config.xsk.frames) * FRAME_BYTES;
     let low = machine.memlock.filter(|limit| *limit < needed && !machine.has(IPC_LOCK));
-    Ok(low.map(|limit| Hint::Memlock { needed, limit }).into_iter().collect())
+    hints.extend(low.map(|limit| Hint::Memlock { needed, limit }));
+    Ok(hints)
+}
+
+/// Why an interface cannot be the port of a pod, or an uplink.
+#[must_use]
+pub fn unfit(
+    interface: &InterfaceName,
+    found: &Interface,
+    is_pod: bool,
+    view: &NodeView,
+) -> Option<PreflightError> {
+    if !found.mac.is_usable() {
+        return Some(PreflightError::NotEthernet(interface.clone()));
+    }
+    let index = found.controller.filter(|_| is_pod)?;
+    let name = view.interfaces.iter().find(|(_, other)| other.index == index);
+    let controller = name.map_or_else(|| format!("interface {index}"), |(name, _)| name.clone());
+    Some(PreflightError::Enslaved { interface: interface.clone(), controller })
 }
 
 /// The bits of `CapEff` in the text of /proc/PID/status.
@@ -205,7 +235,6 @@ fn alike(names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::links::Interface;
     use flow::MacAddr;
 
     fn config() -> Config {
@@ -229,7 +258,7 @@ uplinks: [eth1]
         let interfaces = [("lo", 1), ("veth-a", 2), ("eth1", 3), ("br0", 4)].map(|(name, index)| {
             let mac = MacAddr([if index == 1 { 0 } else { 2 }, 0, 0, 0, 0, 0]);
             let mac = if index == 1 { MacAddr([0; 6]) } else { mac };
-            (name.to_owned(), Interface { index, mac, mtu: 1500, up: true, controller: None })
+            (name.to_owned(), Interface { index, mac, mtu: 1500, up: true, carrier: true, controller: None })
         });
         let view = NodeView { interfaces: interfaces.into(), ..NodeView::default() };
         Machine { capabilities: ALL, bpffs: true, nft: true, memlock: None, view }
@@ -254,30 +283,30 @@ uplinks: [eth1]
                 },
                 Ok(_) => vec![],
             };
-        assert_eq!(missing(0, true), ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF"]);
-        assert_eq!(missing(0, false).len(), 4);
+        assert_eq!(missing(0, true), ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_PERFMON", "CAP_BPF"]);
+        assert_eq!(missing(0, false).len(), 5);
         assert!(missing(without(&[SYS_ADMIN]), false)[0].starts_with("CAP_SYS_ADMIN"));
-        // What is needed is enough, and CAP_SYS_ADMIN stands for CAP_BPF.
-        let least = 1 << NET_ADMIN.0 | 1 << NET_RAW.0 | 1 << BPF.0;
+        // What is needed is enough, and CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON.
+        let least = 1 << NET_ADMIN.0 | 1 << NET_RAW.0 | 1 << PERFMON.0 | 1 << BPF.0;
         assert_eq!(missing(least, true), Vec::<&str>::new());
         assert_eq!(missing(without(&[BPF]), true), Vec::<&str>::new());
         assert_eq!(missing(without(&[NET_RAW]), true), ["CAP_NET_RAW"]);
     }
 
     #[test]
-    fn a_missing_interface_is_named_with_those_like_it() {
+    fn a_missing_interface_is_waited_for_and_named_with_those_like_it() {
         let mut machine = machine();
+        let hints = |machine: &Machine| {
+            check(&config(), machine).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
         let veth = machine.view.interfaces.remove("veth-a").unwrap();
         machine.view.interfaces.insert("veth-aa".into(), veth);
-        assert_eq!(
-            errors(&machine),
-            [
-                "there is no interface `veth-a` here (similar: veth-aa); correct the configuration, or create the \
-              interface first"
-            ]
-        );
-        machine.view.interfaces.remove("veth-aa");
-        assert!(!errors(&machine)[0].contains("similar"), "{:?}", errors(&machine));
+        let expected =
+            "there is no interface `veth-a` here yet (similar: veth-aa); it is served as soon as it comes";
+        assert_eq!(hints(&machine), [expected]);
+        machine.view.interfaces.clear();
+        assert_eq!(hints(&machine).len(), 2, "the uplink is waited for, too");
+        assert!(!hints(&machine)[0].contains("similar"), "{:?}", hints(&machine));
     }
 
     #[test]

@@ -2,12 +2,12 @@
 //! the kernel's links and neighbours, and the pods' MAC addresses.
 
 use anyhow::Result;
-use engine::wiring::{PortId, Wiring};
+use engine::wiring::{PortId, PriorityTags, Wiring};
 use flow::{Address, MacAddr};
 use table::{Name, PolicyTable, Publisher};
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, Vlan};
 use crate::dataplane::Dataplane;
 use crate::interface::InterfaceName;
 use crate::links::{NodeView, PodLink, wire};
@@ -15,9 +15,14 @@ use crate::links::{NodeView, PodLink, wire};
 /// What the wiring is made of.
 pub struct Rewire {
     pods: Vec<PodLink>,
+    /// The MAC addresses that the configuration gives, by pod.
+    given: Vec<Option<MacAddr>>,
+    /// The interfaces that the pods' MAC addresses were pinned on.
+    indices: Vec<Option<u32>>,
     names: Vec<Name>,
     uplinks: Vec<InterfaceName>,
     view: NodeView,
+    priority_tags: PriorityTags,
     wiring: Publisher<Wiring>,
     /// Whether a policy table has said whose addresses are whose.
     has_table: bool,
@@ -35,7 +40,14 @@ impl Rewire {
         });
         let names = config.ports.iter().map(|port| Name::new(&port.pod.namespace, &port.pod.name));
         let (pods, names) = (pods.collect(), names.collect());
-        Self { pods, names, uplinks: config.uplinks.clone(), view, wiring, has_table: false }
+        let given = config.ports.iter().map(|port| port.mac).collect();
+        let indices = vec![None; config.ports.len()];
+        let priority_tags = match config.vlan {
+            Vlan::Deny => PriorityTags::Refused,
+            Vlan::Strip0 => PriorityTags::Stripped,
+        };
+        let uplinks = config.uplinks.clone();
+        Self { pods, given, indices, names, uplinks, view, priority_tags, wiring, has_table: false }
     }
 
     /// The pods' addresses are now as this table has them.
@@ -91,10 +103,10 @@ impl Rewire {
         self.view.gateways(&self.uplinks).into_iter().collect()
     }
 
-    /// How many pods can be reached: their address and MAC address are known.
+    /// The pods behind the ports, in the order of the ports.
     #[must_use]
-    pub fn ready(&self) -> usize {
-        self.pods.iter().filter(|pod| pod.mac.is_some() && !pod.addresses.is_empty()).count()
+    pub fn pods(&self) -> &[PodLink] {
+        &self.pods
     }
 
     /// Frees old wirings that no worker holds any more.
@@ -102,11 +114,28 @@ impl Rewire {
         self.wiring.collect();
     }
 
+    /// Whether the programs' maps held something else than they should, and had to be mended.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses an update of the programs' maps.
+    pub fn inspect(&self, dataplane: &mut Dataplane) -> Result<bool> {
+        Ok(self.has_table && self.steer(dataplane)?)
+    }
+
     fn publish(&mut self, dataplane: &mut Dataplane) -> Result<()> {
-        for pod in self.pods.iter_mut().filter(|pod| pod.mac.is_none()) {
-            pod.mac = self.view.mac_of(pod);
-            if let Some(mac) = pod.mac {
-                info!(interface = %pod.interface, %mac, "pinned the pod's MAC address from the kernel's neighbours");
+        let mut moved = false;
+        for (n, pod) in self.pods.iter_mut().enumerate() {
+            let index = dataplane.ifindex(PortId(n as u16));
+            if self.indices[n] != index {
+                // Whoever is behind another interface has another MAC address.
+                (self.indices[n], pod.mac, moved) = (index, self.given[n], true);
+            }
+            if pod.mac.is_none() {
+                pod.mac = self.view.mac_of(pod);
+                if let Some(mac) = pod.mac {
+                    info!(interface = %pod.interface, %mac, "pinned the pod's MAC address from the kernel's neighbours");
+                }
             }
         }
         if !self.has_table {
@@ -114,19 +143,27 @@ impl Rewire {
         }
         // What may go to the kernel follows the wiring: an address that a pod has lost is refused by the
         // engine first, one that it has gained is known to the engine before the kernel sees it.
-        let wiring = wire(&self.view, &self.pods, &self.uplinks);
-        if self.wiring.current().is_some_and(|current| *current == wiring) {
+        let wiring = wire(&self.view, &self.pods, &self.uplinks).with_priority_tags(self.priority_tags);
+        if self.wiring.current().is_some_and(|current| *current == wiring) && !moved {
             // The maps hold nothing that the wiring does not: they are as they should be.
             return Ok(());
         }
         self.wiring.publish(wiring);
+        self.steer(dataplane).map(drop)
+    }
+
+    /// Makes the programs' maps hold what they should; tells whether they did not.
+    fn steer(&self, dataplane: &mut Dataplane) -> Result<bool> {
+        let mut changed = false;
         for (port, pod) in (0..).map(PortId).zip(&self.pods) {
-            dataplane.set_mac(port, pod.mac)?;
-            dataplane.steering.set_pod_addresses(dataplane.ifindex(port), &pod.addresses)?;
+            changed |= dataplane.set_mac(port, pod.mac)?;
+            if let Some(index) = dataplane.ifindex(port) {
+                changed |= dataplane.steering.set_pod_addresses(index, &pod.addresses)?;
+            }
         }
         let local: Vec<Address> = self.pods.iter().flat_map(|pod| pod.addresses.iter().copied()).collect();
-        dataplane.steering.set_local_addresses(&local)?;
+        changed |= dataplane.steering.set_local_addresses(&local)?;
         let node: Vec<Address> = self.view.node_addresses(&self.pods).into_iter().collect();
-        Ok(dataplane.steering.set_node_addresses(&node)?)
+        Ok(changed | dataplane.steering.set_node_addresses(&node)?)
     }
 }

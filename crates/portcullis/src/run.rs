@@ -1,44 +1,51 @@
-//! `portcullis run`: the agent, from its configuration to its end.
+//! `portcullis run`: the agent, from its configuration to its end. `duties` are what it does in between, unasked.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod duties;
+
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use bpf::Steering;
 use compiler::Scope;
-use control::{Control, Event, Severity};
-use engine::events::Event as Notice;
+use control::{Control, Event};
 use nix::sys::signal::Signal;
-use policy::model::{Cluster, ObjectName};
-use table::{PolicyTable, Publisher};
+use policy::model::Cluster;
+use sd_notify::NotifyState;
+use table::{PolicyTable, Publisher, Reader};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
-use crate::cleanup::Cleanup;
+use crate::admin::look::{Observer, Parts};
+use crate::admin::server::{self, AdminSocket};
+use crate::admin::{Desk, Question, snapshot};
+use crate::broker::Broker;
 use crate::cli::RunArgs;
-use crate::config::{Config, Fallback, OnExit};
+use crate::config::{Config, Fallback, Mode, OnExit};
 use crate::dataplane::Dataplane;
 use crate::exit::{Failure, system, usage};
-use crate::instance::{self, Instance, Previous};
-use crate::interface::{InterfaceName, InterfacePattern};
-use crate::interlock::Interlock;
-use crate::links::{Changes, NodeLinks};
-use crate::metrics::Figures;
+use crate::flows::stream::{self, Hub};
+use crate::flows::witness::{Behind, Witness};
+use crate::in_force::InForce;
+use crate::inline;
+use crate::instance::{Instance, Previous};
+use crate::links::{Changes, NodeLinks, NodeView};
+use crate::metrics;
 use crate::preflight::{self, Machine};
+use crate::privileges;
 use crate::rewire::Rewire;
+use crate::service;
+use crate::watchdog::{self, Watchdog};
 
 /// How often workers' notices are looked for: a pod waits this long to be known by its first ARP.
 const NOTICES: Duration = Duration::from_millis(20);
 /// How often the figures are written, expired connections swept, and silent neighbours asked again.
 const UPKEEP: Duration = Duration::from_millis(500);
-/// How often somebody looks whether the interlock is still what it was, in rounds of upkeep.
-const INSPECT: u32 = 4;
-/// How often the kernel is reminded of the neighbours that it does not use itself, in rounds of upkeep.
-const REMIND: u32 = 60;
-
 /// Runs the agent until it is told to end.
 ///
 /// # Errors
@@ -46,9 +53,13 @@ const REMIND: u32 = 60;
 /// A configuration that cannot be used (exit code 2), or a system that refuses (3).
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let config = Config::load(&args.config, args.manifests.as_deref()).map_err(usage)?;
+    watchdog::abort_on_panic();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
     runtime.block_on(async {
-        let agent = Agent::start(config).await.map_err(system)?;
+        if config.mode == Mode::Inline {
+            return inline::agent::run(config).await.map_err(system);
+        }
+        let agent = Agent::start(config, args.debug_panic_after).await.map_err(system)?;
         agent.serve().await.map_err(system)
     })
 }
@@ -58,26 +69,44 @@ struct Agent {
     config: Config,
     instance: Instance,
     dataplane: Dataplane,
+    watchdog: Watchdog,
     rewire: Rewire,
     links: NodeLinks,
     changes: mpsc::Receiver<()>,
-    interlock: Guarded,
-    figures: Figures,
+    broker: Broker,
+    observer: Observer,
+    in_force: InForce,
+    figures_written: bool,
     policy: mpsc::Receiver<Event>,
     control: ControlThread,
-    /// The pods of our ports that name another node, as last warned of.
-    elsewhere: BTreeMap<ObjectName, String>,
+    questions: mpsc::Receiver<Question>,
+    /// The cluster in force, for who gives names to what the workers tell.
+    cluster: watch::Sender<Option<Arc<Cluster>>>,
+    /// Nobody finds us any more once this is dropped.
+    _socket: AdminSocket,
+    /// When a worker is to panic, for those who debug that.
+    debug_panic: Option<Instant>,
 }
 
 /// The thread that keeps the policy table true to the manifests.
-struct ControlThread {
+pub(crate) struct ControlThread {
     /// Dropped, it ends the thread.
     stop: oneshot::Sender<()>,
     thread: thread::JoinHandle<()>,
 }
 
+impl ControlThread {
+    /// Ends it.
+    pub(crate) fn end(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            warn!("the control thread had panicked");
+        }
+    }
+}
+
 impl Agent {
-    async fn start(config: Config) -> Result<Self> {
+    async fn start(config: Config, debug_panic_after: Option<u64>) -> Result<Self> {
         // Watched before it is looked at, so that nothing that happens in between is missed.
         let changes = follow(NodeLinks::watch()?);
         let links = NodeLinks::open()?;
@@ -96,33 +125,59 @@ impl Agent {
             warn!(?pid, "the previous instance did not shut down cleanly");
         }
         for interface in config.interfaces() {
-            let index = view.index(interface).context("an interface has gone")?;
-            instance.claim(interface, index)?;
+            if let Some(index) = view.index(interface) {
+                instance.claim(interface, index)?;
+            }
         }
 
-        let pods: Vec<_> = config.ports.iter().map(|port| port.interface.clone()).collect();
-        let interlock = Guarded::new(&config, &pods)?;
-        let pins = bpf::mount_if_missing(&config.state_dir)?;
+        let (desk, questions) = Desk::open();
+        let hub = Arc::new(Hub::default());
+        let socket = server::listen(&config, &desk, stream::router(Arc::clone(&hub))).await?;
 
-        let mut table = Publisher::new();
-        let mut wiring = Publisher::new();
-        let dataplane = Dataplane::start(&config, &pins, &mut table, &mut wiring)?;
-        let figures = Figures::new(dataplane.counters.clone(), Arc::clone(&dataplane.shared), table.reader());
+        let pins = bpf::mount_if_missing(&config.state_dir)?;
+        let broker = Broker::start(&config, already_ready(&config, &view, &pins)?)?;
+        if config.fallback == Fallback::Open {
+            warn!(
+                "fallback is open: there is no interlock, so what the kernel forwards to a pod is never judged; while no agent runs, nothing is"
+            );
+        }
+        let steering = Steering::load()?;
+        // Before there is a second thread, and before there is anything that a frame can reach.
+        privileges::give_up()?;
+        info!(system_calls = privileges::calls::allowed(), "privileges are given up");
+
+        let (mut table, mut wiring) = (Publisher::new(), Publisher::new());
+        let publishers = (&mut table, &mut wiring);
+        let dataplane = Dataplane::start(&config, (steering, &pins), &view, &mut instance, publishers)?;
+        let watchdog = Watchdog::start(dataplane.counters.clone()).context("cannot start the watchdog")?;
+        let before = instance.handover();
+        tell(&before);
+        let observer = Observer::new(&dataplane, before);
+        let (cluster, named) = watch::channel(None);
+        tokio::spawn(witness(&config, &dataplane, table.reader(), named).testify(hub));
         let rewire = Rewire::new(&config, view, wiring);
         let (control, policy) = start_control(&config, table)?;
-        Ok(Self {
+        let mut agent = Self {
             config,
             instance,
             dataplane,
+            watchdog,
             rewire,
             links,
             changes,
-            interlock,
-            figures,
+            broker,
+            observer,
+            in_force: InForce::default(),
+            figures_written: true,
             policy,
             control,
-            elsewhere: BTreeMap::new(),
-        })
+            questions,
+            cluster,
+            _socket: socket,
+            debug_panic: debug_panic_after.map(|seconds| Instant::now() + Duration::from_secs(seconds)),
+        };
+        agent.broker.let_through(agent.dataplane.ready())?;
+        Ok(agent)
     }
 
     async fn serve(mut self) -> Result<()> {
@@ -133,7 +188,9 @@ impl Agent {
         notices.set_missed_tick_behavior(MissedTickBehavior::Delay);
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut round = 0;
+        let health = self.watchdog.health();
         let signal = loop {
+            health.beat();
             tokio::select! {
                 biased;
                 _ = terminate.recv() => break Signal::SIGTERM,
@@ -143,204 +200,135 @@ impl Agent {
                 }
                 changed = self.changes.recv() => {
                     changed.context("the kernel sends no more link events")?;
-                    let view = self.links.snapshot().await?;
-                    self.rewire.view(view, &mut self.dataplane)?;
+                    self.follow().await?;
                 }
                 _ = notices.tick() => self.notices().await?,
                 _ = upkeep.tick() => {
                     round += 1;
                     self.upkeep(round).await?;
                 }
+                // Last: no number of questions keeps the agent from its duties.
+                Some(question) = self.questions.recv() => self.answer(question),
             }
         };
         info!(%signal, "ending");
+        service::tell(&[NotifyState::Stopping]);
         self.end()
     }
 
     async fn policy_event(&mut self, event: Event) -> Result<()> {
-        match event {
-            Event::Published { table, cluster, generation, took, warnings } => {
-                for warning in warnings {
-                    warn!("{warning}");
-                }
-                self.elsewhere = elsewhere(&self.config, &cluster, &self.elsewhere);
-                let sizes = table.sizes();
-                self.rewire.table(&table, &mut self.dataplane)?;
-                // Whoever waits for a change sees at once that it is in force.
-                self.write_figures()?;
-                info!(
-                    generation,
-                    ?took,
-                    pods = sizes.pods,
-                    policies = sizes.policies,
-                    rules = sizes.rules,
-                    "policy is in force"
-                );
-                self.solicit().await;
-            }
-            Event::Mended { warnings } => {
-                for warning in warnings {
-                    warn!("{warning}");
-                }
-                info!("the manifests are mended; the policy in force is theirs");
-            }
-            Event::Refused { diagnostics, report } => {
-                let errors = diagnostics.iter().filter(|found| found.severity == Severity::Error).count();
-                error!(errors, "the manifests are refused; the policy in force stays\n{report}");
-            }
+        if let Event::Published { table, cluster, .. } = &event {
+            self.cluster.send_replace(Some(Arc::clone(cluster)));
+            self.rewire.table(table, &mut self.dataplane)?;
         }
-        Ok(())
-    }
-
-    /// What the workers have to say.
-    async fn notices(&mut self) -> Result<()> {
-        let mut unresolved = Vec::new();
-        while let Some(notice) = self.dataplane.shared.events.take() {
-            match notice {
-                Notice::MacSeen(port, mac) => self.rewire.mac_seen(port, mac, &mut self.dataplane)?,
-                Notice::Unresolved(port, address) => unresolved.push((self.dataplane.ifindex(port), address)),
-            }
+        self.in_force.take(&event, &self.config);
+        // Whoever waits for a change sees at once that it is in force.
+        self.write_figures();
+        if let Event::Published { table, generation, .. } = &event {
+            let status = format!("generation {generation}, {} rules", table.sizes().rules);
+            service::tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
         }
-        unresolved.sort_unstable();
-        unresolved.dedup();
-        for (index, address) in unresolved {
-            self.ask(index, address).await;
-        }
-        Ok(())
-    }
-
-    async fn upkeep(&mut self, round: u32) -> Result<()> {
-        if self.dataplane.has_lost_a_worker() {
-            // The pinned programs drop from here on; a supervisor starts the agent again.
-            anyhow::bail!("a worker thread has died");
-        }
-        if round.is_multiple_of(INSPECT) {
-            self.interlock.inspect()?;
-        }
-        self.dataplane.shared.flows.sweep(self.dataplane.now());
-        self.rewire.collect();
-        self.write_figures()?;
         self.solicit().await;
-        if round.is_multiple_of(REMIND) {
-            // In case an event was lost after all.
-            let view = self.links.snapshot().await?;
-            self.rewire.view(view, &mut self.dataplane)?;
-            for (index, address) in self.rewire.gateways() {
-                self.ask(index, address).await;
-            }
+        Ok(())
+    }
+
+    /// Brings ports, maps and wiring in step with the node's links. A pod's interface is let through last.
+    async fn follow(&mut self) -> Result<()> {
+        let view = self.links.snapshot().await?;
+        self.dataplane.follow(&view, &mut self.instance);
+        self.rewire.view(view, &mut self.dataplane)?;
+        if self.broker.let_through(self.dataplane.ready())? {
+            self.solicit().await;
         }
         Ok(())
     }
 
-    fn write_figures(&mut self) -> Result<()> {
-        self.figures.ready = self.rewire.ready();
-        self.figures.write(&self.config.state_dir).context("cannot write the figures")
-    }
-
-    async fn solicit(&self) {
-        for (index, address) in self.rewire.missing() {
-            self.ask(index, address).await;
+    fn answer(&self, question: Question) {
+        // Whoever asked may have gone.
+        match question {
+            Question::Status(answer) => drop(answer.send(self.observer.look(self.parts()))),
         }
     }
 
-    async fn ask(&self, index: u32, address: flow::Address) {
-        if let Err(error) = self.links.solicit(index, address).await {
-            warn!(%address, %error, "cannot ask for a neighbour");
-        }
+    const fn parts(&self) -> Parts<'_> {
+        let Self { config, dataplane, rewire, in_force, .. } = self;
+        Parts { config, dataplane, rewire, in_force }
     }
 
-    fn end(mut self) -> Result<()> {
-        let ControlThread { stop, thread } = self.control;
-        drop(stop);
-        self.dataplane.stop();
+    fn end(self) -> Result<()> {
+        let Self {
+            config,
+            instance,
+            mut dataplane,
+            watchdog,
+            rewire,
+            observer,
+            in_force,
+            control,
+            mut broker,
+            ..
+        } = self;
+        dataplane.stop();
         // Whatever the workers did last is in the figures, too.
-        self.figures.write(&self.config.state_dir).context("cannot write the figures")?;
-        if thread.join().is_err() {
-            warn!("the control thread had panicked");
+        let parts = Parts { config: &config, dataplane: &dataplane, rewire: &rewire, in_force: &in_force };
+        if let Err(error) = metrics::write(observer.status(parts), &config.state_dir) {
+            warn!(%error, "the last figures cannot be written");
         }
-        if self.config.on_exit == OnExit::Detach {
-            let detach = Cleanup {
-                state_dir: self.config.state_dir.clone(),
-                claims_dir: instance::CLAIMS.into(),
-                interfaces: self.config.interfaces().cloned().collect(),
-                force: true,
-            };
-            let outcome = detach.run()?;
-            for what in outcome.removed {
+        drop(watchdog);
+        // Its handles on the programs would keep them attached.
+        drop(dataplane);
+        control.end();
+        if config.on_exit == OnExit::Detach {
+            let (removed, failed) = broker.detach()?;
+            for what in removed {
                 info!("removed {what}");
             }
-            for what in outcome.failed {
+            for what in failed {
                 error!("{what}");
             }
-            Interlock::of(&self.config.state_dir).remove()?;
         }
-        Ok(self.instance.finish()?)
+        Ok(instance.finish()?)
     }
 }
 
-/// The pods of the configured ports that name another node than the configured one, with that node. Says so of
-/// each that is not in `warned`: such a pod's own node, with which it may always talk, is the one that it names.
-fn elsewhere(
+/// Who gives names to what the workers tell.
+fn witness(
     config: &Config,
-    cluster: &Cluster,
-    warned: &BTreeMap<ObjectName, String>,
-) -> BTreeMap<ObjectName, String> {
-    let ours: BTreeSet<_> = config.ports.iter().map(|port| &port.pod).collect();
-    let elsewhere: BTreeMap<_, _> = cluster
-        .pods
-        .iter()
-        .filter(|pod| ours.contains(&pod.name) && !pod.node.is_empty() && pod.node != config.node)
-        .map(|pod| (pod.name.clone(), pod.node.clone()))
-        .collect();
-    for (pod, node) in elsewhere.iter().filter(|(pod, node)| warned.get(pod) != Some(node)) {
-        warn!(%pod, %node, "the pod has a port here, but names another node as its own");
-    }
-    elsewhere
+    dataplane: &Dataplane,
+    table: Reader<PolicyTable>,
+    cluster: watch::Receiver<Option<Arc<Cluster>>>,
+) -> Witness {
+    let pods = config.ports.iter().map(|port| Some(&port.pod)).chain(std::iter::repeat(None));
+    let behind = config
+        .interfaces()
+        .zip(pods)
+        .map(|(interface, pod)| Behind { interface: interface.to_string(), pod: pod.cloned() });
+    Witness::new(dataplane.records.clone(), table, cluster, behind.collect(), dataplane.started())
 }
 
-/// The interlock, and what it looked like when it was put in force.
-struct Guarded {
-    interlock: Interlock,
-    ports: Vec<InterfaceName>,
-    hold: Vec<InterfacePattern>,
-    /// `None` with an open fallback: then there is none.
-    listing: Option<String>,
+/// What the time without an agent has been like.
+fn tell(before: &snapshot::Previous) {
+    let Some(gap) = before.gap_seconds.map(|seconds| format!("{seconds:.1} s")) else { return };
+    if before.unfiltered {
+        warn!("for about {gap} before this start no agent ran, and pods' traffic was unfiltered");
+    } else {
+        info!("for about {gap} before this start no agent ran, and the ports let nothing pass");
+    }
 }
 
-impl Guarded {
-    fn new(config: &Config, ports: &[InterfaceName]) -> Result<Self> {
-        let interlock = Interlock::of(&config.state_dir);
-        let mut guarded = Self { interlock, ports: ports.to_vec(), hold: config.hold.clone(), listing: None };
-        match config.fallback {
-            Fallback::Closed => guarded.apply()?,
-            Fallback::Open => {
-                guarded.interlock.remove()?;
-                warn!(
-                    "fallback is open: there is no interlock, so what the kernel forwards to a pod is never judged; while no agent runs, nothing is"
-                );
-            }
+/// The pods' interfaces that run the program of a predecessor: what they may do goes on without a gap.
+fn already_ready(config: &Config, view: &NodeView, pins: &Path) -> Result<BTreeSet<u32>> {
+    let mut ready = BTreeSet::new();
+    for index in config.ports.iter().filter_map(|port| view.index(&port.interface)) {
+        if bpf::pins::is_ours(pins, index)? {
+            ready.insert(index);
         }
-        Ok(guarded)
     }
-
-    fn apply(&mut self) -> Result<()> {
-        self.interlock.apply(&self.ports, &self.hold)?;
-        self.listing = self.interlock.listing()?;
-        Ok(())
-    }
-
-    /// Puts it back in force if somebody has changed or flushed it.
-    fn inspect(&mut self) -> Result<()> {
-        if self.listing.is_some() && self.interlock.listing()? != self.listing {
-            error!("somebody has changed the interlock (nftables); it is put in force again");
-            self.apply()?;
-        }
-        Ok(())
-    }
+    Ok(ready)
 }
 
 /// Follows the kernel's changes in a task of its own: waiting for one can be given up without losing it.
-fn follow(mut changes: Changes) -> mpsc::Receiver<()> {
+pub(crate) fn follow(mut changes: Changes) -> mpsc::Receiver<()> {
     let (tell, told) = mpsc::channel(1);
     tokio::spawn(async move {
         while changes.next().await.is_some() {
@@ -353,7 +341,7 @@ fn follow(mut changes: Changes) -> mpsc::Receiver<()> {
     told
 }
 
-fn start_control(
+pub(crate) fn start_control(
     config: &Config,
     table: Publisher<PolicyTable>,
 ) -> Result<(ControlThread, mpsc::Receiver<Event>)> {

@@ -31,7 +31,7 @@ pub fn run(args: &TestArgs) -> Result<u8, Failure> {
         TestOutput::Json | TestOutput::Junit => Ok(()),
     };
     let outcomes = if args.lab {
-        let mut lab = OnLab::new(&std::env::current_exe().map_err(system)?);
+        let mut lab = OnLab::new(&std::env::current_exe().map_err(system)?, args.mode);
         let outcomes = suite.run(&mut lab, told);
         let down = lab.down();
         let outcomes = outcomes?;

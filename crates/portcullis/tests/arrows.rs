@@ -78,7 +78,7 @@ const MEMBERS: &[Member] = &[
         name: "portcullis-bpf",
         kind: Kind::Free,
         ours: &["portcullis-flow"],
-        theirs: Some(&["aya", "nix", "thiserror"]),
+        theirs: Some(&["aya", "libbpf-rs", "nix", "thiserror"]),
     },
     Member {
         name: "portcullis-control",
@@ -127,9 +127,11 @@ const MEMBERS: &[Member] = &[
         name: "portcullis-bench",
         kind: Kind::Free,
         ours: &[
+            "portcullis",
             "portcullis-compiler",
             "portcullis-engine",
             "portcullis-flow",
+            "portcullis-lab",
             "portcullis-packet",
             "portcullis-policy",
             "portcullis-table",

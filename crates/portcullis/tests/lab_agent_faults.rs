@@ -4,7 +4,7 @@
 mod scene;
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lab::{Connection, Family, Outcome, Place, Transport};
 use nix::sys::signal::Signal;
@@ -18,40 +18,6 @@ fn denied_stream(scene: &Scene) -> lab::Stream {
     });
     drop(stream);
     scene.stream(&pod("z/b"), &pod("y/a"), 81, Transport::Udp, 1000)
-}
-
-#[test]
-fn killed_it_lets_nothing_denied_through_and_serves_again_within_2_s() {
-    let scene = Scene::new("");
-    let denied = denied_stream(&scene);
-    let agent = scene.agent();
-    // What arrived before the agent was ready counts for nothing.
-    std::thread::sleep(Duration::from_millis(50));
-    let before = denied.report();
-    assert!(before.delivered > 0, "the stream runs");
-    let allowed = scene.stream(&pod("x/b"), &pod("y/a"), 80, Transport::Udp, 1000);
-    eventually("allowed packets arrive", Duration::from_secs(5), || allowed.report().delivered > 100);
-    let link = programs(&scene);
-    assert_eq!(link, scene.lab.pods().len() + 1, "every port has its program");
-
-    agent.kill().expect("killed");
-    std::thread::sleep(Duration::from_millis(500));
-    let at_rest = allowed.report().delivered;
-    std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(allowed.report().delivered, at_rest, "closed: the allowed stream stops, too");
-
-    let start = Instant::now();
-    let agent = scene.agent();
-    eventually("allowed packets arrive again", Duration::from_secs(2), || {
-        allowed.report().delivered > at_rest + 100
-    });
-    println!("back {:?} after the new start", start.elapsed());
-    assert!(agent.log().contains("did not shut down cleanly"), "{}", agent.log());
-    let after = denied.stop();
-    assert_eq!(after.delivered, before.delivered, "denied packets got through: {after:?}");
-    assert!(after.sent > before.sent + 1000, "and they were sent all the time");
-    assert_eq!(programs(&scene), link, "no port lost its program");
-    assert!(allowed.stop().delivered > 200);
 }
 
 /// How many XDP programs are attached in the node.
@@ -139,6 +105,22 @@ fn cleanup_gives_the_machine_back_after_a_kill() {
 }
 
 #[test]
+fn a_forced_cleanup_opens_nothing_while_an_agent_runs() {
+    let scene = Scene::new("");
+    let _servers = scene.servers();
+    let _agent = scene.agent();
+    let state = scene.home.state_dir();
+    let forced = scene.portcullis(&["cleanup", "--force", "--state-dir", state.to_str().expect("a path")]);
+    assert!(forced.status.success(), "{}", text(&forced));
+    assert!(text(&forced).contains("it opens nothing"), "{}", text(&forced));
+    assert!(!scene.reaches(&pod("z/b"), &pod("y/a"), 80, Transport::Udp), "the agent holds its programs");
+    eventually("the interlock is back", Duration::from_secs(15), || {
+        text(&scene.node("nft list tables")).contains("portcullis")
+    });
+    assert!(!scene.reaches(&pod("z/b"), &pod("y/a"), 80, Transport::Udp), "nothing has been opened");
+}
+
+#[test]
 fn starts_that_cannot_work_say_what_to_do() {
     let scene = Scene::new("");
     let config = fs::read_to_string(scene.home.config()).expect("a configuration");
@@ -158,10 +140,6 @@ fn starts_that_cannot_work_say_what_to_do() {
     let output = scene.portcullis(&["run"]);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
 
-    let first = &scene.lab.pods()[0].interface;
-    let (code, said) = attempt("missing.yaml", config.replace(first, "nowhere0"));
-    assert!(code == Some(3) && said.contains("nowhere0"), "{code:?} {said}");
-
     let bare = "setpriv --bounding-set -all --inh-caps -all --";
     let output = scene.node(&format!("{bare} {BINARY} run --config {}", scene.home.config().display()));
     assert_eq!(output.status.code(), Some(3), "{}", text(&output));
@@ -176,32 +154,6 @@ fn starts_that_cannot_work_say_what_to_do() {
     assert!(scene.node("ip link set lo up").status.success());
     let (code, said) = attempt("lo.yaml", config.replace(uplink, "lo"));
     assert!(code == Some(3) && said.contains("lo"), "{code:?} {said}");
-}
-
-#[test]
-fn a_second_agent_is_refused_by_name_and_the_first_goes_on() {
-    let scene = Scene::new("");
-    let _servers = scene.servers();
-    let _agent = scene.agent();
-    let config = scene.home.config();
-    let second = scene.portcullis(&["run", "--config", config.to_str().expect("a path")]);
-    assert_eq!(second.status.code(), Some(3), "{}", text(&second));
-    assert!(text(&second).contains("another portcullis (pid "), "{}", text(&second));
-
-    // Nor with a state directory of its own, on the same interfaces.
-    let state = scene.path("other-state");
-    let original = fs::read_to_string(&config).expect("a configuration");
-    let other =
-        original.replace(scene.home.state_dir().to_str().expect("a path"), state.to_str().expect("a path"));
-    assert_ne!(other, original);
-    let path = scene.path("other.yaml");
-    fs::write(&path, other).expect("a written file");
-    let third = scene.portcullis(&["run", "--config", path.to_str().expect("a path")]);
-    assert_eq!(third.status.code(), Some(3), "{}", text(&third));
-    assert!(text(&third).contains("pid "), "{}", text(&third));
-
-    assert!(scene.reaches(&pod("x/b"), &pod("y/a"), 80, Transport::Tcp));
-    assert!(!scene.reaches(&pod("z/b"), &pod("y/a"), 80, Transport::Tcp));
 }
 
 #[test]
@@ -267,7 +219,8 @@ fn an_interlock_that_somebody_flushed_is_put_in_force_again() {
         assert_ne!(listing(), before, "{what}");
         eventually("the interlock is back", Duration::from_secs(15), || listing() == before);
     }
-    assert_eq!(agent.log().matches("put in force again").count(), 2, "{}", agent.log());
+    let told = || agent.log().matches("put in force again").count();
+    eventually("both are told", Duration::from_secs(15), || told() == 2);
 }
 
 #[test]

@@ -52,37 +52,6 @@ fn every_pair_gets_what_the_oracle_says() {
 }
 
 #[test]
-fn a_denied_connection_is_cut_within_100_ms_in_the_worst_of_20() {
-    let scene = Scene::new("");
-    let _agent = scene.agent();
-    let mut worst = Duration::ZERO;
-    for round in 0..20 {
-        let transport = [Transport::Tcp, Transport::Udp][round % 2];
-        let stream = scene.stream(&pod("x/b"), &pod("y/a"), 80, transport, 2000);
-        eventually("data flows", Duration::from_secs(5), || stream.report().delivered > 50);
-        let renamed = scene.home.apply("policy.yaml", Y_A_FROM_Z).expect("a rename");
-        let quiet = Duration::from_millis(250);
-        eventually("the flow is cut", Duration::from_secs(5), || {
-            stream.report().last_delivery.is_some_and(|last| last.elapsed() > quiet)
-                && renamed.elapsed() > quiet
-        });
-        let report = stream.stop();
-        let last = report.last_delivery.expect("data had flowed");
-        assert!(report.lost() > 20, "the sender went on after the cut: {report:?}");
-        worst = worst.max(last.saturating_duration_since(renamed));
-        scene.home.apply("policy.yaml", Y_A_FROM_X).expect("a rename");
-        eventually("the flow may come back", Duration::from_secs(2), || {
-            let address = scene.address(&pod("y/a"), Family::V4);
-            let _server = lab::Servers::start_at(&scene.lab, &[pod("y/a")], &[80]).expect("a server");
-            let outcome = lab::probe(&scene.lab, &pod("x/b"), address, 80, Transport::Udp, TIMEOUT);
-            matches!(outcome, Ok(Outcome::Reached(_)))
-        });
-    }
-    println!("from rename(2) to the last denied delivery, worst of 20: {worst:?}");
-    assert!(worst <= Duration::from_millis(100), "{worst:?}");
-}
-
-#[test]
 fn a_flow_that_stays_allowed_loses_nothing_when_policies_change() {
     let scene = Scene::new("");
     let _agent = scene.agent();

@@ -28,7 +28,7 @@ impl Left {
             let mut instance = Instance::start_in(&state, &claims).unwrap();
             instance.claim(&"lo".parse().unwrap(), 1).unwrap();
             let ports: Vec<InterfaceName> = ["pod-a", "pod-b"].map(|name| name.parse().unwrap()).into();
-            Interlock::of(&state).apply(&ports, &[]).unwrap();
+            Interlock::of(&state).apply(&ports, &[].into(), &[]).unwrap();
         });
         left
     }
@@ -83,7 +83,8 @@ fn a_running_agent_is_spared_unless_forced() {
     let error = left.cleanup(&[], false).unwrap_err().to_string();
     assert!(error.contains(&format!("pid {}", std::process::id())) && error.contains("--force"), "{error}");
     assert!(left.table() && !left.mounts().is_empty());
-    left.cleanup(&[], true).unwrap();
+    let outcome = left.cleanup(&[], true).unwrap();
+    assert!(outcome.warning.is_some_and(|warning| warning.contains("puts back within seconds")));
     assert!(!left.table());
     assert_eq!(left.mounts(), "");
 }

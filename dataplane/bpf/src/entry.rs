@@ -23,9 +23,11 @@ pub struct PortEntry {
     pub mac: Option<MacAddr>,
     /// What happens to frames for a socket that is not there.
     pub fallback: Fallback,
+    /// Whether a pod's frame with one priority tag is sorted by what is behind it. Meaningless for an uplink.
+    pub strips_priority_tags: bool,
 }
 
-pub(crate) const PORT_BYTES: usize = 16;
+pub(crate) const PORT_BYTES: usize = 20;
 pub(crate) const COUNTER_BYTES: usize = 24;
 
 /// `enum xdp_action` in linux/bpf.h.
@@ -46,6 +48,7 @@ impl PortEntry {
             Fallback::Drop => XDP_DROP,
             Fallback::Pass => XDP_PASS,
         };
+        bytes[16] = u8::from(self.strips_priority_tags);
         bytes
     }
 }
@@ -88,14 +91,15 @@ mod tests {
             queues: 2,
             mac: Some(MacAddr([2, 0, 0, 0, 0, 9])),
             fallback: Fallback::Pass,
+            strips_priority_tags: true,
         };
         let mut expected = Vec::new();
         expected.extend(7_u32.to_ne_bytes());
         expected.extend(2_u32.to_ne_bytes());
-        expected.extend([2, 0, 0, 0, 0, 9, 1, 2]);
+        expected.extend([2, 0, 0, 0, 0, 9, 1, 2, 1, 0, 0, 0]);
         assert_eq!(entry.to_bytes().to_vec(), expected);
-        let unknown = PortEntry { mac: None, fallback: Fallback::Drop, ..entry };
-        assert_eq!(unknown.to_bytes()[8..], [0, 0, 0, 0, 0, 0, 0, 1]);
+        let unknown = PortEntry { mac: None, fallback: Fallback::Drop, strips_priority_tags: false, ..entry };
+        assert_eq!(unknown.to_bytes()[8..], [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
     }
 
     #[test]

@@ -107,6 +107,9 @@ pub enum BpfError {
         /// Why not.
         source: MapError,
     },
+    /// The verdicts could not be read.
+    #[error("cannot read the kernel's verdicts: {0}")]
+    Verdicts(String),
     /// The kernel's description of an interface could not be read.
     #[error("cannot ask the kernel about {interface}: {source}")]
     Netlink {

@@ -24,11 +24,13 @@ pub mod entry;
 pub mod error;
 pub mod bpffs;
 pub mod pins;
+mod maps;
 mod netlink;
 mod steering;
+pub mod inline;
 
 pub use bpffs::{mount_if_missing, pin_dirs};
 pub use entry::{Counters, Fallback, PortEntry};
 pub use error::BpfError;
 pub use netlink::attached_program;
-pub use steering::{Attached, Kind, Steering};
+pub use steering::{Attached, Drift, Kind, Steering};

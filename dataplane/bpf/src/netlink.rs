@@ -1,4 +1,5 @@
-//! Asks the kernel which XDP program an interface runs: one RTM_GETLINK, by hand (rtnetlink(7)).
+//! Asks the kernel which XDP program an interface runs, and takes off one that netlink attached: by hand
+//! (rtnetlink(7)).
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
@@ -9,9 +10,17 @@ use nix::sys::socket::{recv, sendmsg, socket};
 const NLMSG_ERROR: u16 = 2;
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
 const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
 const IFLA_XDP: u16 = 43;
+const IFLA_XDP_FD: u16 = 1;
+const IFLA_XDP_FLAGS: u16 = 3;
 const IFLA_XDP_PROG_ID: u16 = 4;
+/// A bit of an attribute's type.
+const NESTED: u16 = 1 << 15;
+const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 /// `struct nlmsghdr` and `struct ifinfomsg`.
 const HEADER: usize = 16;
 const IFINFO: usize = 16;
@@ -22,31 +31,72 @@ const IFINFO: usize = 16;
 ///
 /// When the kernel does not answer, or knows no such interface.
 pub fn attached_program(ifindex: u32) -> io::Result<Option<u32>> {
+    let answer = ask(RTM_GETLINK, NLM_F_REQUEST, ifindex, &[])?;
+    match answer.get(4..6).map(|t| u16::from_ne_bytes([t[0], t[1]])) {
+        Some(RTM_NEWLINK) => Ok(program_id(answer.get(HEADER + IFINFO..).unwrap_or(&[]))),
+        _ => Err(error_of(&answer)),
+    }
+}
+
+/// Takes off whatever XDP program netlink has attached to the interface with this index.
+///
+/// # Errors
+///
+/// When the kernel refuses, as it does for a link.
+pub(crate) fn detach_program(ifindex: u32) -> io::Result<()> {
+    let attached_by = |mode: u32| {
+        let none = nlattr(IFLA_XDP_FD, &(-1_i32).to_ne_bytes());
+        let flags = nlattr(IFLA_XDP_FLAGS, &mode.to_ne_bytes());
+        let attributes = nlattr(IFLA_XDP | NESTED, &[none, flags].concat());
+        match ask(RTM_SETLINK, NLM_F_REQUEST | NLM_F_ACK, ifindex, &attributes)
+            .map(|answer| error_of(&answer))
+        {
+            Ok(answer) if answer.raw_os_error() == Some(0) => Ok(()),
+            Ok(error) | Err(error) => Err(error),
+        }
+    };
+    attached_by(XDP_FLAGS_DRV_MODE)?;
+    attached_by(XDP_FLAGS_SKB_MODE)
+}
+
+/// One request about an interface, and the first message of the answer.
+fn ask(kind: u16, flags: u16, ifindex: u32, attributes: &[u8]) -> io::Result<Vec<u8>> {
     let socket =
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
-    let mut request = Vec::with_capacity(HEADER + IFINFO);
-    request.extend(((HEADER + IFINFO) as u32).to_ne_bytes());
-    request.extend(RTM_GETLINK.to_ne_bytes());
-    request.extend(NLM_F_REQUEST.to_ne_bytes());
+    let mut request = Vec::with_capacity(HEADER + IFINFO + attributes.len());
+    request.extend(((HEADER + IFINFO + attributes.len()) as u32).to_ne_bytes());
+    request.extend(kind.to_ne_bytes());
+    request.extend(flags.to_ne_bytes());
     request.extend([0; 8]);
     request.extend([0; 4]);
     request.extend(ifindex.to_ne_bytes());
     request.extend([0; 8]);
+    request.extend(attributes);
     let kernel = NetlinkAddr::new(0, 0);
     sendmsg(socket.as_raw_fd(), &[IoSlice::new(&request)], &[], MsgFlags::empty(), Some(&kernel))?;
-
     let mut answer = vec![0; 64 * 1024];
     let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    let answer = &answer[..length];
-    match answer.get(4..6).map(|t| u16::from_ne_bytes([t[0], t[1]])) {
-        Some(RTM_NEWLINK) => Ok(program_id(answer.get(HEADER + IFINFO..).unwrap_or(&[]))),
-        Some(NLMSG_ERROR) => {
-            let errno =
-                answer.get(HEADER..HEADER + 4).map_or(0, |e| i32::from_ne_bytes([e[0], e[1], e[2], e[3]]));
-            Err(io::Error::from_raw_os_error(-errno))
+    answer.truncate(length);
+    Ok(answer)
+}
+
+/// What a message of `NLMSG_ERROR` says; error 0 is the kernel's consent.
+fn error_of(answer: &[u8]) -> io::Error {
+    match (answer.get(4..6), answer.get(HEADER..HEADER + 4)) {
+        (Some(kind), Some(e)) if kind == NLMSG_ERROR.to_ne_bytes() => {
+            io::Error::from_raw_os_error(-i32::from_ne_bytes([e[0], e[1], e[2], e[3]]))
         }
-        _ => Err(io::Error::other("an answer that is none")),
+        _ => io::Error::other("an answer that is none"),
     }
+}
+
+/// An attribute, padded to four bytes.
+fn nlattr(kind: u16, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = ((payload.len() + 4) as u16).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(payload);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
 }
 
 fn program_id(attributes: &[u8]) -> Option<u32> {
@@ -56,7 +106,6 @@ fn program_id(attributes: &[u8]) -> Option<u32> {
 
 /// The payload of the first attribute of this type: `struct nlattr`, padded to four bytes.
 fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
-    const NESTED: u16 = 1 << 15;
     while rest.len() >= 4 {
         let length = usize::from(u16::from_ne_bytes([rest[0], rest[1]]));
         let kind = u16::from_ne_bytes([rest[2], rest[3]]) & !NESTED;
@@ -72,14 +121,6 @@ fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn nlattr(kind: u16, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = ((payload.len() + 4) as u16).to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(payload);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
 
     #[test]
     fn the_program_id_is_found_behind_other_attributes() {

@@ -4,40 +4,16 @@
 //                 own node, go to the kernel; all else goes to the socket.
 //   uplink_port   what is from or to a local pod goes to the socket; all else to the kernel.
 //
+// Tags that a device keeps beside the frame are not seen here: such a frame is sorted, judged and sent on as what is
+// in it, and the kernel, for which it is another VLAN's, does not take it.
+//
 // A frame for a socket that is not there gets the fallback action of its port. Every check that fails sends
 // the frame to the socket, where the engine drops it under a name: nothing is passed because it is odd.
 
-#include <stdbool.h>
-#include <linux/bpf.h>
-#include <linux/icmpv6.h>
-#include <linux/if_ether.h>
-#include <linux/in.h>
-#include <linux/ip.h>
-#include <linux/ipv6.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
+#include "pods.bpf.h"
 
-#define MAX_PORTS 1024
-#define MAX_ADDRESSES 8192
-#define MAX_ND_OPTIONS 4
-
-// IPv4 addresses are kept in their IPv4-mapped form (RFC 4291, section 2.5.5.2).
-struct address {
-	__u8 octets[16];
-};
-
-struct pod_address {
-	__u32 ifindex;
-	struct address address;
-};
-
-struct port {
-	__u32 base;   // where its queues start in the socket map
-	__u32 queues; // how many it has there
-	__u8 mac[6];  // the pod's
-	__u8 mac_known;
-	__u8 fallback; // XDP_DROP or XDP_PASS
-};
+#define MAX_PRIORITY_TAGS 4
+#define MAX_SOCKETS 8192
 
 struct counters {
 	__u64 passed;
@@ -55,27 +31,13 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_ADDRESSES);
-	__type(key, struct pod_address);
-	__type(value, __u8);
-} pod_addresses SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_ADDRESSES);
 	__type(key, struct address);
 	__type(value, __u8);
 } local_addresses SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_ADDRESSES);
-	__type(key, struct address);
-	__type(value, __u8);
-} node_addresses SEC(".maps");
-
-struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
-	__uint(max_entries, MAX_PORTS);
+	__uint(max_entries, MAX_SOCKETS);
 	__type(key, __u32);
 	__type(value, __u32);
 } xsks SEC(".maps");
@@ -83,121 +45,31 @@ struct {
 // At the base of each port.
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, MAX_PORTS);
+	__uint(max_entries, MAX_SOCKETS);
 	__type(key, __u32);
 	__type(value, struct counters);
 } counters SEC(".maps");
 
-// RFC 826, for Ethernet and IPv4.
-struct arp_packet {
-	__be16 hardware;
-	__be16 protocol;
-	__u8 hardware_length;
-	__u8 protocol_length;
-	__be16 operation;
-	__u8 sender_mac[6];
-	__u8 sender[4];
-	__u8 target_mac[6];
-	__u8 target[4];
+// IEEE 802.1Q, behind the ethertype that announces it.
+struct vlan_tag {
+	__be16 control;
+	__be16 ethertype;
 };
 
-// RFC 4861, sections 4.3 and 4.4.
-struct neighbour_message {
-	__u8 type;
-	__u8 code;
-	__be16 checksum;
-	__be32 flags;
-	struct in6_addr target;
-};
-
-// RFC 4861, section 4.6.1.
-struct nd_option {
-	__u8 type;
-	__u8 length; // in units of eight octets
-	__u8 mac[6];
-};
-
-// RFC 8200, section 4.3: the shortest one, which is the one that MLD carries.
-struct hop_by_hop {
-	__u8 next;
-	__u8 length;
-	__u8 options[6];
-};
-
-enum {
-	ND_SOURCE_MAC = 1,
-	ND_TARGET_MAC = 2,
-	ROUTER_SOLICITATION = 133,
-	NEIGHBOUR_SOLICITATION = 135,
-	NEIGHBOUR_ADVERTISEMENT = 136,
-	MLD2_REPORT = 143,
-	ARP_REQUEST = 1,
-	ARP_REPLY = 2,
-	NEXT_FRAGMENT = 44,
-};
-
-static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
+static __always_inline bool is_tag(__be16 ethertype)
 {
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] && a[5] == b[5];
+	return ethertype == bpf_htons(ETH_P_8021Q) || ethertype == bpf_htons(ETH_P_8021AD);
 }
 
-static __always_inline struct address from_v4(const void *octets)
+// One that names no VLAN. The kernel takes it off and goes on with what is behind it.
+static __always_inline bool is_priority_tag(const struct vlan_tag *tag, const void *end)
 {
-	struct address a;
-	__builtin_memset(a.octets, 0, 10);
-	a.octets[10] = a.octets[11] = 0xff;
-	__builtin_memcpy(a.octets + 12, octets, 4);
-	return a;
-}
-
-static __always_inline struct address from_v6(const void *octets)
-{
-	struct address a;
-	__builtin_memcpy(a.octets, octets, 16);
-	return a;
-}
-
-// IPv4-mapped addresses never travel on a wire; here they would stand for an IPv4 address.
-static __always_inline bool is_mapped(const struct address *a)
-{
-	for (int i = 0; i < 10; i++)
-		if (a->octets[i])
-			return false;
-	return a->octets[10] == 0xff && a->octets[11] == 0xff;
-}
-
-static __always_inline bool is_link_local(const struct address *a)
-{
-	return a->octets[0] == 0xfe && (a->octets[1] & 0xc0) == 0x80;
-}
-
-static __always_inline bool is_link_local_multicast(const struct address *a)
-{
-	return a->octets[0] == 0xff && (a->octets[1] & 0x0f) == 0x02;
-}
-
-static __always_inline bool is_unspecified(const struct address *a)
-{
-	for (int i = 0; i < 16; i++)
-		if (a->octets[i])
-			return false;
-	return true;
-}
-
-static __always_inline bool owns(__u32 ifindex, const struct address *a)
-{
-	struct pod_address key = { .ifindex = ifindex, .address = *a };
-	return bpf_map_lookup_elem(&pod_addresses, &key);
+	return (const void *)(tag + 1) <= end && !(tag->control & bpf_htons(0x0fff));
 }
 
 static __always_inline bool is_local(const struct address *a)
 {
 	return bpf_map_lookup_elem(&local_addresses, a);
-}
-
-static __always_inline bool is_node(const struct address *a)
-{
-	return bpf_map_lookup_elem(&node_addresses, a);
 }
 
 static __always_inline struct counters *counters_of(const struct port *port)
@@ -233,161 +105,7 @@ static __always_inline int to_socket(struct xdp_md *ctx, const struct port *port
 	return action;
 }
 
-static __always_inline bool arp_is_own(void *at, void *end, const struct port *port, __u32 ifindex)
-{
-	struct arp_packet *arp = at;
-	if ((void *)(arp + 1) > end)
-		return false;
-	if (arp->hardware != bpf_htons(1) || arp->protocol != bpf_htons(ETH_P_IP) || arp->hardware_length != 6 ||
-	    arp->protocol_length != 4)
-		return false;
-	if (arp->operation != bpf_htons(ARP_REQUEST) && arp->operation != bpf_htons(ARP_REPLY))
-		return false;
-	if (!same_mac(arp->sender_mac, port->mac))
-		return false;
-	struct address sender = from_v4(arp->sender);
-	if (owns(ifindex, &sender))
-		return true;
-	// RFC 5227, section 2.1.1: a probe has an all-zero sender address and asks for one's own.
-	bool probe = !(arp->sender[0] | arp->sender[1] | arp->sender[2] | arp->sender[3]) &&
-		     arp->operation == bpf_htons(ARP_REQUEST);
-	struct address target = from_v4(arp->target);
-	return probe && owns(ifindex, &target);
-}
-
-// The options up to the end of the packet: link-layer addresses in them are the pod's own.
-static __always_inline bool nd_options_are_own(void *at, void *packet_end, void *end, const struct port *port)
-{
-	for (int i = 0; i < MAX_ND_OPTIONS; i++) {
-		if (at == packet_end)
-			return true;
-		struct nd_option *option = at;
-		if ((void *)(option + 1) > end || option->length == 0)
-			return false;
-		if (option->type == ND_SOURCE_MAC || option->type == ND_TARGET_MAC)
-			if (option->length != 1 || !same_mac(option->mac, port->mac))
-				return false;
-		at += (__u32)option->length * 8;
-		if (at > packet_end)
-			return false;
-	}
-	return at == packet_end;
-}
-
-// The destination is checked as well: the kernel would forward what is addressed further away.
-static __always_inline bool nd_is_own(struct ipv6hdr *ip, void *end, const struct port *port, __u32 ifindex)
-{
-	struct icmp6hdr *icmp = (void *)(ip + 1);
-	if ((void *)(icmp + 1) > end || ip->hop_limit != 255 || icmp->icmp6_code != 0)
-		return false;
-	struct address src = from_v6(&ip->saddr), dst = from_v6(&ip->daddr);
-	bool probe = is_unspecified(&src);
-	if (!probe && !is_link_local(&src) && !owns(ifindex, &src))
-		return false;
-	if (!is_link_local_multicast(&dst) && !is_link_local(&dst) && !is_node(&dst))
-		return false;
-
-	// Clamped for the verifier; a longer packet ends elsewhere and is not passed.
-	__u32 length = bpf_ntohs(ip->payload_len);
-	if (length > 4096)
-		return false;
-	void *packet_end = (void *)icmp + length;
-	if (packet_end > end)
-		return false;
-
-	if (icmp->icmp6_type == ROUTER_SOLICITATION)
-		return nd_options_are_own(icmp + 1, packet_end, end, port);
-	if (icmp->icmp6_type != NEIGHBOUR_SOLICITATION && icmp->icmp6_type != NEIGHBOUR_ADVERTISEMENT)
-		return false;
-	struct neighbour_message *message = (void *)icmp;
-	if ((void *)(message + 1) > end)
-		return false;
-	if (probe || icmp->icmp6_type == NEIGHBOUR_ADVERTISEMENT) {
-		struct address target = from_v6(&message->target);
-		if (!is_link_local(&target) && !owns(ifindex, &target))
-			return false;
-	}
-	return nd_options_are_own(message + 1, packet_end, end, port);
-}
-
-// RFC 2710 and RFC 3810: from a link-local or no address, to a link-local group, behind a router alert.
-static __always_inline bool mld_is_own(struct ipv6hdr *ip, void *end)
-{
-	struct hop_by_hop *options = (void *)(ip + 1);
-	struct icmp6hdr *icmp = (void *)(options + 1);
-	if ((void *)(icmp + 1) > end || options->next != IPPROTO_ICMPV6 || options->length != 0)
-		return false;
-	struct address src = from_v6(&ip->saddr), dst = from_v6(&ip->daddr);
-	if (!is_link_local(&src) && !is_unspecified(&src))
-		return false;
-	if (!is_link_local_multicast(&dst))
-		return false;
-	__u8 type = icmp->icmp6_type;
-	return (type >= ICMPV6_MGM_QUERY && type <= ICMPV6_MGM_REDUCTION) || type == MLD2_REPORT;
-}
-
-// Headers that can send a packet on from here, or hide another that can.
-static __always_inline bool is_extension(__u8 next)
-{
-	switch (next) {
-	case IPPROTO_HOPOPTS:
-	case IPPROTO_ROUTING:
-	case NEXT_FRAGMENT:
-	case IPPROTO_DSTOPTS:
-	case 135: // mobility
-	case 139: // host identity
-	case 140: // shim6
-		return true;
-	default:
-		return false;
-	}
-}
-
-// What the node's kernel would unwrap and send on as traffic of its own.
-static __always_inline bool is_tunnel(__u8 protocol)
-{
-	switch (protocol) {
-	case IPPROTO_IPIP:
-	case IPPROTO_IPV6:
-	case IPPROTO_GRE:
-	case IPPROTO_MPLS:
-	case 97: // Ethernet within IP
-		return true;
-	default:
-		return false;
-	}
-}
-
-static __always_inline bool v4_is_to_node(void *at, void *end, __u32 ifindex)
-{
-	struct iphdr *ip = at;
-	// Options are not passed: a source route would lead on from the node.
-	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl != 5 || is_tunnel(ip->protocol))
-		return false;
-	struct address src = from_v4(&ip->saddr), dst = from_v4(&ip->daddr);
-	return owns(ifindex, &src) && is_node(&dst);
-}
-
-static __always_inline bool v6_is_to_node(struct ipv6hdr *ip, void *end, __u32 ifindex)
-{
-	__u8 next = ip->nexthdr;
-	if (next == NEXT_FRAGMENT) {
-		__u8 *fragment = (void *)(ip + 1);
-		if (fragment + 8 > (__u8 *)end)
-			return false;
-		next = *fragment;
-		// RFC 6980, section 5: neighbour discovery is never fragmented, and here it could hide.
-		if (next == IPPROTO_ICMPV6)
-			return false;
-	}
-	if (is_extension(next) || is_tunnel(next))
-		return false;
-	struct address src = from_v6(&ip->saddr), dst = from_v6(&ip->daddr);
-	return !is_mapped(&src) && !is_mapped(&dst) && owns(ifindex, &src) && is_node(&dst);
-}
-
-SEC("xdp")
-int pod_port(struct xdp_md *ctx)
+static __always_inline int from_pod(struct xdp_md *ctx)
 {
 	void *at = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	__u32 ifindex = ctx->ingress_ifindex;
@@ -400,46 +118,48 @@ int pod_port(struct xdp_md *ctx)
 		return to_socket(ctx, port);
 
 	at = eth + 1;
-	if (eth->h_proto == bpf_htons(ETH_P_ARP) && arp_is_own(at, end, port, ifindex))
-		return to_kernel(port);
-	if (eth->h_proto == bpf_htons(ETH_P_IP) && v4_is_to_node(at, end, ifindex))
-		return to_kernel(port);
-	if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
-		struct ipv6hdr *ip = at;
-		if ((void *)(ip + 1) > end || ip->version != 6)
+	__be16 ethertype = eth->h_proto;
+	if (port->strips_priority_tags && ethertype == bpf_htons(ETH_P_8021Q)) {
+		struct vlan_tag *tag = at;
+		if (!is_priority_tag(tag, end))
 			return to_socket(ctx, port);
-		// Neighbour discovery and router messages are judged as such, also those to the node.
-		if (ip->nexthdr == IPPROTO_ICMPV6) {
-			struct icmp6hdr *icmp = (void *)(ip + 1);
-			if ((void *)(icmp + 1) > end)
-				return to_socket(ctx, port);
-			if (icmp->icmp6_type >= ROUTER_SOLICITATION && icmp->icmp6_type <= 137)
-				return nd_is_own(ip, end, port, ifindex) ? to_kernel(port) : to_socket(ctx, port);
-		}
-		if (ip->nexthdr == IPPROTO_HOPOPTS && mld_is_own(ip, end))
-			return to_kernel(port);
-		if (v6_is_to_node(ip, end, ifindex))
-			return to_kernel(port);
+		at = tag + 1;
+		ethertype = tag->ethertype;
 	}
-	return to_socket(ctx, port);
+	bool own = is_for_kernel(at, ethertype, end, port, ifindex);
+	return own ? to_kernel(port) : to_socket(ctx, port);
 }
 
-SEC("xdp")
-int uplink_port(struct xdp_md *ctx)
+static __always_inline int from_uplink(struct xdp_md *ctx)
 {
 	void *at = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct address src, dst;
 	struct ethhdr *eth = at;
 	if ((void *)(eth + 1) > end)
 		return XDP_PASS;
-	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
-		struct iphdr *ip = (void *)(eth + 1);
+	at = eth + 1;
+	__u32 ifindex = ctx->ingress_ifindex;
+	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
+	__be16 ethertype = eth->h_proto;
+	// Behind priority tags the kernel would find the pod's packet: they hide nothing here either, nor do more of
+	// them than anybody sends. One with a VLAN is the kernel's, and the interlock's if it comes to forwarding.
+	for (int i = 0; is_tag(ethertype); i++) {
+		if (i == MAX_PRIORITY_TAGS)
+			return port ? to_socket(ctx, port) : XDP_DROP;
+		struct vlan_tag *tag = at;
+		if (!is_priority_tag(tag, end))
+			return XDP_PASS;
+		at = tag + 1;
+		ethertype = tag->ethertype;
+	}
+	if (ethertype == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = at;
 		if ((void *)(ip + 1) > end)
 			return XDP_PASS;
 		src = from_v4(&ip->saddr);
 		dst = from_v4(&ip->daddr);
-	} else if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
-		struct ipv6hdr *ip = (void *)(eth + 1);
+	} else if (ethertype == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = at;
 		if ((void *)(ip + 1) > end)
 			return XDP_PASS;
 		src = from_v6(&ip->saddr);
@@ -450,11 +170,35 @@ int uplink_port(struct xdp_md *ctx)
 
 	// A pod's address as source comes from nowhere but its own port: the engine drops and counts it.
 	bool of_pod = is_local(&dst) || is_local(&src);
-	__u32 ifindex = ctx->ingress_ifindex;
-	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
 	if (!port)
 		return of_pod ? XDP_DROP : XDP_PASS;
 	return of_pod ? to_socket(ctx, port) : to_kernel(port);
+}
+
+// Each twice. veth runs a program on queues that came after it only once it is given another one.
+
+SEC("xdp")
+int pod_port(struct xdp_md *ctx)
+{
+	return from_pod(ctx);
+}
+
+SEC("xdp")
+int pod_port_2(struct xdp_md *ctx)
+{
+	return from_pod(ctx);
+}
+
+SEC("xdp")
+int uplink_port(struct xdp_md *ctx)
+{
+	return from_uplink(ctx);
+}
+
+SEC("xdp")
+int uplink_port_2(struct xdp_md *ctx)
+{
+	return from_uplink(ctx);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

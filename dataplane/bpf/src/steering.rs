@@ -1,23 +1,22 @@
 //! The loaded programs: maps kept in step, links attached and taken over.
 
-use std::borrow::{Borrow, BorrowMut};
-use std::collections::HashSet;
-use std::hash::Hash;
+use std::collections::HashMap as Map;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray, XskMap};
+use aya::maps::{HashMap, MapData, PerCpuArray, XskMap};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode, loaded_programs};
-use aya::{Ebpf, Pod, include_bytes_aligned};
+use aya::{Ebpf, include_bytes_aligned};
 use flow::Address;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
-use crate::attached_program;
 use crate::entry::{COUNTER_BYTES, Counters, PORT_BYTES, PortEntry};
 use crate::error::{BpfError, errno};
+use crate::maps::{AddressKey, PodKey, gone, map_error, pod_keys, reconcile, take};
+use crate::netlink::{attached_program, detach_program};
 use crate::pins::{self, Pin};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steering.bpf.o"));
@@ -43,6 +42,14 @@ impl Kind {
             Self::Uplink => "uplink_port",
         }
     }
+
+    /// The program and its double, which does the same: a link can be updated from either to the other.
+    const fn programs(self) -> [&'static str; 2] {
+        match self {
+            Self::Pod => [self.program(), "pod_port_2"],
+            Self::Uplink => [self.program(), "uplink_port_2"],
+        }
+    }
 }
 
 /// How an interface came to run our program.
@@ -50,12 +57,26 @@ impl Kind {
 pub struct Attached {
     /// The interface's index, under which the maps know it.
     pub ifindex: u32,
-    /// Whether a predecessor's pinned link was updated, so that no frame went without a program.
+    /// Whether the interface ran a program of ours already, a predecessor's for example, so that no frame went
+    /// without one.
     pub taken_over: bool,
 }
 
-type PodKey = [u8; 20];
-type AddressKey = [u8; 16];
+/// What is not as [`Steering::attach`] left it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drift {
+    /// The interface runs another program, or none.
+    Program,
+    /// The pin is gone, or is another link's. The program runs until this process ends.
+    Pin,
+}
+
+/// A link of ours. Held, so that the program stays when somebody removes the pin.
+struct Held {
+    link: FdLink,
+    pin: PathBuf,
+    kind: Kind,
+}
 
 /// The XDP programs and their maps, loaded for this process.
 pub struct Steering {
@@ -65,11 +86,13 @@ pub struct Steering {
     node_addresses: HashMap<MapData, AddressKey, u8>,
     sockets: XskMap<MapData>,
     counters: PerCpuArray<MapData, [u8; COUNTER_BYTES]>,
+    /// By the index of the interface.
+    links: Map<u32, Held>,
     programs: Ebpf,
 }
 
 impl Steering {
-    /// Loads both programs, with empty maps, attached to nothing.
+    /// Loads the programs, with empty maps, attached to nothing.
     ///
     /// # Errors
     ///
@@ -81,9 +104,9 @@ impl Steering {
         let refused = || BpfError::NotPermitted { what: "load BPF programs" };
         let mut programs =
             Ebpf::load(OBJECT).map_err(|e| if not_permitted(&e) { refused() } else { e.into() })?;
-        for kind in [Kind::Pod, Kind::Uplink] {
+        for name in [Kind::Pod, Kind::Uplink].into_iter().flat_map(Kind::programs) {
             // EACCES is also the verifier's answer, and then its log is what helps.
-            program(&mut programs, kind)?.load().map_err(|e| match errno(&e) {
+            program(&mut programs, name)?.load().map_err(|e| match errno(&e) {
                 Some(Errno::EPERM) => refused(),
                 _ => e.into(),
             })?;
@@ -95,12 +118,15 @@ impl Steering {
             node_addresses: take(&mut programs, "node_addresses")?,
             sockets: take(&mut programs, "xsks")?,
             counters: take(&mut programs, "counters")?,
+            links: Map::new(),
             programs,
         })
     }
 
     /// Attaches the program of `kind` to `interface` in native mode, as a link pinned in `pins`; or updates
-    /// the link that a predecessor has pinned there. A pin whose interface was deleted is replaced.
+    /// the link that a predecessor has pinned there. A pin whose interface was deleted is replaced. What has
+    /// [drifted](Self::drift) since this process attached it is mended: a program that somebody put in its place by
+    /// netlink has to go.
     ///
     /// # Errors
     ///
@@ -109,35 +135,108 @@ impl Steering {
     pub fn attach(&mut self, interface: &str, kind: Kind, pins: &Path) -> Result<Attached, BpfError> {
         let ifindex = if_nametoindex(interface)
             .map_err(|_errno| BpfError::NoSuchInterface { interface: interface.into() })?;
-        let program = program(&mut self.programs, kind)?;
         // Pins of a deleted interface of this name: nobody will take them over any more.
         for pin in pins::list(pins)? {
             if pin.interface == interface && pin.ifindex != ifindex && pin.is_stale() {
                 pins::unlink(&pin)?;
             }
         }
+        let before = self.links.remove(&ifindex);
+        let held = |link, pin| Held { link, pin, kind };
         if let Some(pin) = pins::find(pins, ifindex)? {
-            match take_over(program, &pin) {
+            match take_over(program(&mut self.programs, kind.program())?, &pin) {
                 // A namespace's inode can come again with another one: the link has to be on this interface.
-                Ok(()) if is_running(program, ifindex)? => return Ok(Attached { ifindex, taken_over: true }),
-                Ok(()) => pins::unlink(&pin)?,
-                // "Link has been severed": the interface it was attached to is gone.
+                Ok(link) if self.running(kind, ifindex)?.is_some() => {
+                    self.links.insert(ifindex, held(link, pin.path));
+                    return Ok(Attached { ifindex, taken_over: true });
+                }
+                Ok(_) => pins::unlink(&pin)?,
+                // "Link has been severed": the interface it was attached to is gone, or it was detached.
                 Err(error) if errno(&error) == Some(Errno::ENOLINK) => pins::unlink(&pin)?,
                 Err(error) => return Err(explain(error, interface, ifindex, pins)),
             }
         }
-        attach_new(program, interface, ifindex, pins)?;
+        let ours = before.is_some();
+        if let Some(Held { link, pin, .. }) = before
+            && self.running(kind, ifindex)?.is_some()
+        {
+            let link = pin_link(link, interface, &pin)?;
+            self.links.insert(ifindex, held(link, pin));
+            return Ok(Attached { ifindex, taken_over: true });
+        }
+        if ours {
+            // Refused where it is attached as a link: then attaching says so.
+            drop(detach_program(ifindex));
+        }
+        let (link, pin) = attach_new(program(&mut self.programs, kind.program())?, interface, ifindex, pins)?;
+        self.links.insert(ifindex, held(link, pin));
         Ok(Attached { ifindex, taken_over: false })
     }
 
+    /// Has receive queues that the interface with this index has got since [`attach`](Self::attach) run the program,
+    /// too: veth runs it on them only once it is given another one, and an update to the same one does nothing. An
+    /// interface that has [drifted](Self::drift) is left as it is.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn renew(&mut self, ifindex: u32) -> Result<(), BpfError> {
+        let Some(kind) = self.links.get(&ifindex).map(|held| held.kind) else { return Ok(()) };
+        let Some(running) = self.running(kind, ifindex)? else { return Ok(()) };
+        let [first, second] = kind.programs();
+        let other = program(&mut self.programs, if running == first { second } else { first })?;
+        if let Some(Held { link, pin, kind }) = self.links.remove(&ifindex) {
+            let link = update(other, link)?;
+            self.links.insert(ifindex, Held { link, pin, kind });
+        }
+        Ok(())
+    }
+
+    /// Which program of this kind an interface runs, if any.
+    fn running(&self, kind: Kind, ifindex: u32) -> Result<Option<&'static str>, BpfError> {
+        let attached = attached_program(ifindex).ok().flatten();
+        for name in kind.programs() {
+            let program = self.programs.program(name).ok_or(ProgramError::UnexpectedProgramType)?;
+            let program: &Xdp = program.try_into()?;
+            if attached == Some(program.info()?.id()) {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What is not as [`attach`](Self::attach) left it on the interface with this index, if anything.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not tell, or knows no such interface.
+    pub fn drift(&self, ifindex: u32) -> Result<Option<Drift>, BpfError> {
+        let Some(held) = self.links.get(&ifindex) else { return Ok(Some(Drift::Program)) };
+        if self.running(held.kind, ifindex)?.is_none() {
+            return Ok(Some(Drift::Program));
+        }
+        let ours = held.link.info()?.id();
+        let pinned = PinnedLink::from_pin(&held.pin).and_then(|pinned| FdLink::from(pinned).info());
+        Ok(pinned.map_or(true, |pinned| pinned.id() != ours).then_some(Drift::Pin))
+    }
+
+    /// Lets go of the interface with this index, which is gone or no port any more. A pinned program stays.
+    pub fn release(&mut self, ifindex: u32) {
+        self.links.remove(&ifindex);
+    }
+
     /// Tells the programs about the port with this interface index; a port without an entry drops (a pod's)
-    /// or passes what is not for pods (an uplink).
+    /// or passes what is not for pods (an uplink). Whether they did not know it so.
     ///
     /// # Errors
     ///
     /// When the map is full.
-    pub fn set_port(&mut self, ifindex: u32, entry: PortEntry) -> Result<(), BpfError> {
-        self.ports.insert(ifindex.to_ne_bytes(), entry.to_bytes(), 0).map_err(|e| map_error("ports", e))
+    pub fn set_port(&mut self, ifindex: u32, entry: PortEntry) -> Result<bool, BpfError> {
+        let (key, value) = (ifindex.to_ne_bytes(), entry.to_bytes());
+        if self.ports.get(&key, 0).is_ok_and(|present| present == value) {
+            return Ok(false);
+        }
+        self.ports.insert(key, value, 0).map_err(|e| map_error("ports", e)).map(|()| true)
     }
 
     /// Forgets a port and the addresses of its pod.
@@ -175,38 +274,34 @@ impl Steering {
         self.sockets.len()
     }
 
-    /// The addresses that the pod behind this interface may send from.
+    /// The addresses that the pod behind this interface may send from. Whether the programs knew others.
     ///
     /// # Errors
     ///
     /// When the map is full.
-    pub fn set_pod_addresses(&mut self, ifindex: u32, addresses: &[Address]) -> Result<(), BpfError> {
-        let owner = ifindex.to_ne_bytes();
-        let wanted = addresses.iter().map(|address| {
-            let mut key = [0; 20];
-            key[..4].copy_from_slice(&owner);
-            key[4..].copy_from_slice(&address.octets());
-            key
-        });
-        reconcile(&mut self.pod_addresses, "pod_addresses", wanted.collect(), |key| key[..4] == owner)
+    pub fn set_pod_addresses(&mut self, ifindex: u32, addresses: &[Address]) -> Result<bool, BpfError> {
+        let (wanted, owner) = pod_keys(ifindex, addresses);
+        reconcile(&mut self.pod_addresses, "pod_addresses", wanted, |key| key[..4] == owner)
     }
 
-    /// The addresses of all pods of this node, by which uplinks know what is theirs.
+    /// The addresses of all pods of this node, by which uplinks know what is theirs. Whether the programs knew
+    /// others.
     ///
     /// # Errors
     ///
     /// When the map is full.
-    pub fn set_local_addresses(&mut self, addresses: &[Address]) -> Result<(), BpfError> {
+    pub fn set_local_addresses(&mut self, addresses: &[Address]) -> Result<bool, BpfError> {
         let wanted = addresses.iter().map(|a| a.octets()).collect();
         reconcile(&mut self.local_addresses, "local_addresses", wanted, |_| true)
     }
 
-    /// The node's own addresses, those of its side of the pods' links among them: its pods may reach it.
+    /// The node's own addresses, those of its side of the pods' links among them: its pods may reach it. Whether
+    /// the programs knew others.
     ///
     /// # Errors
     ///
     /// When the map is full.
-    pub fn set_node_addresses(&mut self, addresses: &[Address]) -> Result<(), BpfError> {
+    pub fn set_node_addresses(&mut self, addresses: &[Address]) -> Result<bool, BpfError> {
         let wanted = addresses.iter().map(|a| a.octets()).collect();
         reconcile(&mut self.node_addresses, "node_addresses", wanted, |_| true)
     }
@@ -222,34 +317,28 @@ impl Steering {
     }
 }
 
-fn program(programs: &mut Ebpf, kind: Kind) -> Result<&mut Xdp, BpfError> {
-    let program = programs.program_mut(kind.program()).ok_or(ProgramError::UnexpectedProgramType)?;
+fn program<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, BpfError> {
+    let program = programs.program_mut(name).ok_or(ProgramError::UnexpectedProgramType)?;
     Ok(program.try_into()?)
 }
 
-fn take<M>(programs: &mut Ebpf, name: &'static str) -> Result<M, BpfError>
-where
-    M: TryFrom<aya::maps::Map, Error = MapError>,
-{
-    let map = programs.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.into() });
-    map.and_then(M::try_from).map_err(|source| BpfError::Map { map: name, source })
-}
-
-/// Whether an interface runs just this program.
-fn is_running(program: &Xdp, ifindex: u32) -> Result<bool, BpfError> {
-    let id = program.info()?.id();
-    Ok(attached_program(ifindex).is_ok_and(|attached| attached == Some(id)))
-}
-
 /// LINK_UPDATE of a pinned link to this program.
-fn take_over(program: &mut Xdp, pin: &Pin) -> Result<(), BpfError> {
-    let link = XdpLink::try_from(FdLink::from(PinnedLink::from_pin(&pin.path)?))?;
-    // The pin holds the link; what the program keeps is only another handle on it.
-    program.attach_to_link(link)?;
-    Ok(())
+fn take_over(program: &mut Xdp, pin: &Pin) -> Result<FdLink, BpfError> {
+    update(program, PinnedLink::from_pin(&pin.path)?.into())
 }
 
-fn attach_new(program: &mut Xdp, interface: &str, ifindex: u32, pins: &Path) -> Result<(), BpfError> {
+/// LINK_UPDATE to this program.
+fn update(program: &mut Xdp, link: FdLink) -> Result<FdLink, BpfError> {
+    let id = program.attach_to_link(XdpLink::try_from(link)?)?;
+    Ok(program.take_link(id)?.try_into()?)
+}
+
+fn attach_new(
+    program: &mut Xdp,
+    interface: &str,
+    ifindex: u32,
+    pins: &Path,
+) -> Result<(FdLink, PathBuf), BpfError> {
     let id = program
         .attach_to_if_index(ifindex, XdpMode::Driver)
         .map_err(|error| explain(error.into(), interface, ifindex, pins))?;
@@ -257,8 +346,16 @@ fn attach_new(program: &mut Xdp, interface: &str, ifindex: u32, pins: &Path) -> 
         .map_err(|_netlink| BpfError::NoLink { interface: interface.into() })?;
     let namespace = pins::namespace().map_err(|source| BpfError::File { path: pins.into(), source })?;
     let path = Pin::path(pins, namespace, ifindex, interface);
-    link.pin(&path).map_err(|source| BpfError::Pin { interface: interface.into(), path, source })?;
-    Ok(())
+    Ok((pin_link(link, interface, &path)?, path))
+}
+
+fn pin_link(link: FdLink, interface: &str, path: &Path) -> Result<FdLink, BpfError> {
+    let pinned = link.pin(path);
+    pinned.map(FdLink::from).map_err(|source| BpfError::Pin {
+        interface: interface.into(),
+        path: path.into(),
+        source,
+    })
 }
 
 /// The kernel's refusal in words that say what to do.
@@ -303,51 +400,10 @@ fn netlink_errno(error: &BpfError) -> Option<Errno> {
 }
 
 fn is_our_program(name: &str) -> bool {
-    [Kind::Pod, Kind::Uplink].iter().any(|kind| kind.program() == name)
+    [Kind::Pod, Kind::Uplink].into_iter().flat_map(Kind::programs).any(|ours| ours == name)
 }
 
 fn program_name(id: u32) -> Option<String> {
     let program = loaded_programs().flatten().find(|program| program.id() == id)?;
     program.name_as_str().filter(|name| !name.is_empty()).map(str::to_owned)
-}
-
-/// Makes the keys that `scope` picks equal to `wanted`. What is in both stays untouched; what is new comes
-/// in before what is old goes, so that no address that stays is ever missing.
-fn reconcile<M, K>(
-    map: &mut HashMap<M, K, u8>,
-    name: &'static str,
-    wanted: HashSet<K>,
-    scope: impl Fn(&K) -> bool,
-) -> Result<(), BpfError>
-where
-    M: Borrow<MapData> + BorrowMut<MapData>,
-    K: Pod + Eq + Hash,
-{
-    let present: Result<HashSet<K>, MapError> =
-        map.keys().filter(|key| key.as_ref().map_or(true, &scope)).collect();
-    let present = present.map_err(|e| map_error(name, e))?;
-    for key in wanted.difference(&present) {
-        map.insert(key, 1, 0).map_err(|e| map_error(name, e))?;
-    }
-    for key in present.difference(&wanted) {
-        gone(map.remove(key)).map_err(|e| map_error(name, e))?;
-    }
-    Ok(())
-}
-
-/// Removing what is not there is no error.
-fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(error) if matches!(error, MapError::KeyNotFound) || errno(&error) == Some(Errno::ENOENT) => {
-            Ok(())
-        }
-        other => other,
-    }
-}
-
-fn map_error(map: &'static str, source: MapError) -> BpfError {
-    match errno(&source) {
-        Some(Errno::E2BIG) => BpfError::MapFull { map },
-        _ => BpfError::Map { map, source },
-    }
 }

@@ -28,7 +28,8 @@ fn frame() -> Vec<u8> {
 /// A steering whose only port lets everything fall through to `fallback`.
 fn steering(fallback: Fallback) -> Steering {
     let mut steering = Steering::load().unwrap();
-    let entry = PortEntry { base: 0, queues: 1, mac: Some(MacAddr(POD)), fallback };
+    let entry =
+        PortEntry { base: 0, queues: 1, mac: Some(MacAddr(POD)), fallback, strips_priority_tags: false };
     steering.set_port(if_nametoindex(NEAR).unwrap(), entry).unwrap();
     steering
 }

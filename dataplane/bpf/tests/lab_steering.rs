@@ -68,6 +68,11 @@ impl Port {
 
     /// Sends one frame from the far end, and says where it went.
     fn probe(&self, frame: &[u8]) -> To {
+        self.probe_seen_as(frame, frame)
+    }
+
+    /// The same for a frame that the kernel shows without its tag.
+    fn probe_seen_as(&self, frame: &[u8], shown: &[u8]) -> To {
         let before = self.counted();
         self.far.send(frame);
         // Native XDP runs in the NAPI poll that the send schedules, on this CPU or another.
@@ -76,7 +81,7 @@ impl Port {
             if now != before {
                 let passed = now.passed - before.passed == 1;
                 assert_eq!(now.dropped - before.dropped, u64::from(!passed));
-                let seen = self.near.sees(frame, Duration::from_millis(if passed { 1000 } else { 10 }));
+                let seen = self.near.sees(shown, Duration::from_millis(if passed { 1000 } else { 10 }));
                 assert_eq!(seen, passed, "counted {now:?} after {before:?}");
                 return if passed { To::Kernel } else { To::Socket };
             }
@@ -93,7 +98,13 @@ impl Port {
 }
 
 const fn pod_entry() -> PortEntry {
-    PortEntry { base: BASE, queues: 1, mac: Some(MacAddr(POD)), fallback: Fallback::Drop }
+    PortEntry {
+        base: BASE,
+        queues: 1,
+        mac: Some(MacAddr(POD)),
+        fallback: Fallback::Drop,
+        strips_priority_tags: false,
+    }
 }
 
 #[test]
@@ -254,6 +265,65 @@ fn packets_to_the_own_node_pass_and_no_others() {
     in_netns(|| Port::attach(Kind::Pod, pod_entry()).expect(&cases));
 }
 
+/// Puts tags around a frame, the outermost first.
+fn tagged(frame: &[u8], tags: &[(u16, u16)]) -> Vec<u8> {
+    let tags = tags.iter().flat_map(|(ethertype, control)| [ethertype.to_be_bytes(), control.to_be_bytes()]);
+    let mut bytes = frame.to_vec();
+    bytes.splice(12..12, tags.flatten());
+    bytes
+}
+
+#[test]
+fn a_priority_tag_hides_nothing_where_it_is_taken_off() {
+    use To::{Kernel, Socket};
+    let arp_of = |ip| ethernet(POD, BROADCAST, ARP, &arp(1, (POD, ip), ([0; 6], NODE_V4)));
+    let solicitation = |target| {
+        let message = neighbour(135, target, &option(1, POD));
+        ethernet(POD, BROADCAST, IPV6, &ipv6(POD_V6, GROUP, ICMP6, 255, &message))
+    };
+    let forged = neighbour(136, OTHER_V6, &option(2, POD));
+    let v4 = |src, dst| ethernet(POD, HOST, IPV4, &ipv4(src, dst, UDP, &udp(1)));
+    let v6 = |src, dst| ethernet(POD, HOST, IPV6, &ipv6(src, dst, UDP, 64, &udp(1)));
+    let cases = [
+        (Kernel, "own ARP", arp_of(POD_V4)),
+        (Socket, "another's ARP", arp_of(OTHER_V4)),
+        (Kernel, "own solicitation", solicitation(HOST_LL)),
+        (
+            Socket,
+            "another's advertisement",
+            ethernet(POD, HOST, IPV6, &ipv6(POD_V6, HOST_LL, ICMP6, 255, &forged)),
+        ),
+        (Kernel, "IPv4 to the node", v4(POD_V4, NODE_V4)),
+        (Socket, "another's IPv4 to the node", v4(OTHER_V4, NODE_V4)),
+        (Socket, "IPv4 to another pod", v4(POD_V4, OTHER_V4)),
+        (Kernel, "IPv6 to the node", v6(POD_V6, NODE_V6)),
+        (Socket, "IPv6 to another pod", v6(POD_V6, OTHER_V6)),
+    ];
+    in_netns(|| {
+        let mut port = Port::attach(Kind::Pod, pod_entry());
+        for (_, what, frame) in &cases {
+            assert_eq!(
+                port.probe(&tagged(frame, &[(0x8100, 0)])),
+                Socket,
+                "{what}, with a tag that is refused"
+            );
+        }
+        let strips = PortEntry { strips_priority_tags: true, ..pod_entry() };
+        port.steering.set_port(port.ifindex, strips).unwrap();
+        for (to, what, frame) in &cases {
+            for priority in [0, 0xe000] {
+                let tagged = tagged(frame, &[(0x8100, priority)]);
+                assert_eq!(port.probe_seen_as(&tagged, frame), *to, "{what}, with priority {priority:x}");
+            }
+            for tags in
+                [&[(0x8100, 5)][..], &[(0x88a8, 0)], &[(0x8100, 0), (0x8100, 0)], &[(0x8100, 0), (0x8100, 5)]]
+            {
+                assert_eq!(port.probe(&tagged(frame, tags)), Socket, "{what}, {tags:x?}");
+            }
+        }
+    });
+}
+
 #[test]
 fn before_the_mac_is_known_nothing_goes_to_the_kernel() {
     in_netns(|| {
@@ -309,9 +379,20 @@ fn an_uplink_redirects_what_is_from_or_to_a_local_pod() {
     use To::{Kernel, Socket};
     let v4 = |src, dst| ethernet(OTHER, HOST, IPV4, &ipv4(src, dst, UDP, &udp(1)));
     let v6 = |src, dst| ethernet(OTHER, HOST, IPV6, &ipv6(src, dst, UDP, 64, &udp(1)));
-    let mut tagged = v4(OTHER_V4, POD_V4);
-    tagged.splice(12..12, [0x81, 0, 0, 5]);
+    let to_pod = v4(OTHER_V4, POD_V4);
     let cases = [
+        (Socket, "priority-tagged", tagged(&to_pod, &[(0x8100, 0)])),
+        (
+            Socket,
+            "priority-tagged four times",
+            tagged(&to_pod, &[(0x88a8, 0), (0x8100, 0), (0x8100, 0), (0x8100, 0)]),
+        ),
+        (
+            Socket,
+            "more priority tags than anybody sends, from a pod's address to the node",
+            tagged(&v4(POD_V4, NODE_V4), &[(0x8100, 0); 5]),
+        ),
+        (Socket, "IPv6, priority-tagged", tagged(&v6(OTHER_V6, POD_V6), &[(0x8100, 0x2000)])),
         (Socket, "IPv4 to a pod", v4(OTHER_V4, POD_V4)),
         (Socket, "IPv6 to a pod", v6(OTHER_V6, POD_V6)),
         (Socket, "a pod's IPv4 address as source", v4(POD_V4, NODE_V4)),
@@ -323,7 +404,7 @@ fn an_uplink_redirects_what_is_from_or_to_a_local_pod() {
     let passed = [
         ethernet(OTHER, BROADCAST, ARP, &arp(1, (OTHER, OTHER_V4), ([0; 6], POD_V4))),
         ethernet(OTHER, BROADCAST, 0x88cc, &[0; 46]),
-        tagged,
+        tagged(&to_pod, &[(0x8100, 5)]),
     ];
     in_netns(|| {
         let mut port = Port::attach(Kind::Uplink, PortEntry { mac: None, ..pod_entry() });

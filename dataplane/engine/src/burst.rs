@@ -1,20 +1,22 @@
 //! The stages that a burst of frames goes through, in order.
 
 use flow::{DropReason, FlowKey, Verdict};
+use packet::icmp_error::IcmpError;
 use packet::{LaterFragment, Packet};
 use table::PolicyTable;
 
 use crate::cache::Cache;
 use crate::connections::hash::Words;
-use crate::counters::Tally;
 use crate::events::{Event, Events};
 use crate::flows::{Effect, Flows, Millis, Pass, Question, Standing, is_steady};
 use crate::fragments::Fragments;
 use crate::guard::{self, Admission};
 use crate::io::{PacketIo, Slot};
+use crate::ledger::Ledger;
+use crate::notices::Notices;
 use crate::segment::{Arrival, Numbers};
 use crate::shared::Shared;
-use crate::wiring::{Hop, Port, PortId, Wiring};
+use crate::wiring::{Hop, Port, PortId, PriorityTags, Wiring};
 
 /// The most frames that are handled together.
 pub(crate) const BURST: usize = 64;
@@ -37,6 +39,19 @@ pub(crate) struct Burst<Frame> {
     /// Whether a fragment is among them.
     fragmented: bool,
     fragments: Fragments,
+    notices: Notices,
+}
+
+/// What the way of a burst's frames depends on, beside the frames.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way<'a> {
+    /// The worker that has the burst.
+    pub(crate) me: usize,
+    /// The port by which it came, and its slot.
+    pub(crate) arrival: (PortId, Slot),
+    pub(crate) wiring: &'a Wiring,
+    pub(crate) shared: &'a Shared,
+    pub(crate) now: Millis,
 }
 
 impl<Frame> Burst<Frame> {
@@ -55,7 +70,13 @@ impl<Frame> Burst<Frame> {
             later: Vec::with_capacity(BURST),
             fragmented: false,
             fragments: Fragments::new(ports),
+            notices: Notices::new(ports.len()),
         }
+    }
+
+    /// How many datagrams lost their place to others, before they were old or whole.
+    pub(crate) const fn fragments_displaced(&self) -> u64 {
+        self.fragments.displaced()
     }
 
     /// Takes what has arrived on one port.
@@ -63,10 +84,10 @@ impl<Frame> Burst<Frame> {
         &mut self,
         io: &mut Io,
         slot: Slot,
-        tally: &mut Tally,
+        ledger: &mut Ledger,
     ) {
         io.receive(slot, &mut self.arrived);
-        tally.rx += self.arrived.len() as u64;
+        ledger.tally.rx += self.arrived.len() as u64;
     }
 
     /// Parses every frame and asks the port guard.
@@ -76,13 +97,20 @@ impl<Frame> Burst<Frame> {
         id: PortId,
         wiring: Option<&Wiring>,
         events: &Events,
-        tally: &mut Tally,
+        ledger: &mut Ledger,
     ) {
-        for frame in self.arrived.drain(..) {
+        for mut frame in self.arrived.drain(..) {
             let admission = match wiring.map(|wiring| (wiring, wiring.port(id))) {
                 None => Admission::Refused(DropReason::NoTable),
                 Some((_, None)) => Admission::Refused(DropReason::UnknownPod),
-                Some((wiring, Some(port))) => guard::admit(io.bytes(&frame), port, wiring),
+                Some((wiring, Some(port))) => {
+                    if wiring.priority_tags() == PriorityTags::Stripped
+                        && let Some(left) = packet::rewrite::strip_priority_tag(io.bytes_mut(&mut frame))
+                    {
+                        io.truncate(&mut frame, left);
+                    }
+                    guard::admit(io.bytes(&frame), port, wiring)
+                }
             };
             let reason = match admission {
                 Admission::Admitted(packet) => {
@@ -102,7 +130,7 @@ impl<Frame> Burst<Frame> {
                 }
                 Admission::Refused(reason) => reason,
             };
-            discard(io, frame, reason, tally);
+            discard(io, frame, reason, ledger);
         }
     }
 
@@ -110,21 +138,16 @@ impl<Frame> Burst<Frame> {
     /// policy table and the wiring are what they were. The rest is left to be judged.
     ///
     /// In three steps over the whole burst, so that memory is waited for once and not once for each packet.
-    #[expect(clippy::too_many_arguments, reason = "the stage goes all the way from the cache to the ring")]
     pub(crate) fn pass_known<Io: PacketIo<Frame = Frame>>(
         &mut self,
         io: &mut Io,
-        me: usize,
-        wiring: Option<&Wiring>,
+        way: Option<Way<'_>>,
         cache: &Cache,
-        shared: &Shared,
-        now: Millis,
-        tally: &mut Tally,
+        ledger: &mut Ledger,
     ) {
-        let (Some(wiring), connections, now) = (wiring, shared.flows.connections(), now.ticks()) else {
-            return;
-        };
-        let Self { admitted, packets, unknown, sought, hops, .. } = self;
+        let Some(way) = way else { return };
+        let (connections, now) = (way.shared.flows.connections(), way.now.ticks());
+        let Self { admitted, packets, unknown, sought, hops, notices, .. } = self;
         sought.clear();
         for packet in &*packets {
             let words = Words::of(&packet.key);
@@ -148,7 +171,7 @@ impl<Frame> Burst<Frame> {
         }
         for ((frame, packet), hop) in admitted.drain(..).zip(&*packets).zip(hops) {
             match hop {
-                Some(hop) => depart(io, me, frame, packet, *hop, wiring, shared, tally),
+                Some(hop) => depart(io, frame, packet, *hop, way, notices, ledger),
                 None => unknown.push((frame, *packet)),
             }
         }
@@ -167,11 +190,11 @@ impl<Frame> Burst<Frame> {
         id: PortId,
         now: Millis,
         recovering: bool,
-        tally: &mut Tally,
+        ledger: &mut Ledger,
     ) {
         let (Some(table), Some(wiring)) = (table, wiring) else {
             for (frame, _) in self.unknown.drain(..) {
-                discard(io, frame, DropReason::NoTable, tally);
+                discard(io, frame, DropReason::NoTable, ledger);
             }
             return;
         };
@@ -194,21 +217,31 @@ impl<Frame> Burst<Frame> {
                     self.keys.push(question.key);
                     self.asked.push((frame, packet, question));
                 }
-                Standing::Drop(reason) => discard(io, frame, reason, tally),
+                Standing::Drop(reason) => discard(io, frame, reason, ledger),
             }
         }
 
         self.verdicts.clear();
         self.verdicts.resize(self.keys.len(), Verdict::Deny);
         table.classify(&self.keys, &mut self.verdicts);
-        tally.judged += self.keys.len() as u64;
+        ledger.tally.judged += self.keys.len() as u64;
         self.keys.clear();
 
-        for ((frame, packet, question), verdict) in self.asked.drain(..).zip(&self.verdicts) {
-            let arrival = Arrival::of(id, io.bytes(&frame), &packet);
-            match settle(&packet, arrival, question, *verdict, table, flows, now) {
-                Ok(()) => self.allowed.push((frame, packet)),
-                Err(reason) => discard(io, frame, reason, tally),
+        for ((frame, packet, mut question), verdict) in self.asked.drain(..).zip(&self.verdicts) {
+            let bytes = io.bytes(&frame);
+            let arrival = Arrival::of(id, bytes, &packet);
+            let settled = settle(&packet, arrival, &mut question, *verdict, table, flows, now);
+            let Question { key, effect } = question;
+            match settled {
+                Ok(()) => {
+                    let egress = || wiring.next_hop(packet.key.dst.address).ok().map(|hop| hop.port);
+                    ledger.allow(key, effect, egress, bytes);
+                    self.allowed.push((frame, packet));
+                }
+                Err(reason) => {
+                    ledger.deny(key, effect, reason, bytes);
+                    io.recycle(frame);
+                }
             }
         }
     }
@@ -220,7 +253,7 @@ impl<Frame> Burst<Frame> {
         port: PortId,
         table: Option<&PolicyTable>,
         now: Millis,
-        tally: &mut Tally,
+        ledger: &mut Ledger,
     ) {
         if !std::mem::take(&mut self.fragmented) {
             return;
@@ -228,7 +261,7 @@ impl<Frame> Burst<Frame> {
         let Self { allowed, later, fragments, .. } = self;
         let Some(table) = table else {
             for (frame, _) in later.drain(..) {
-                discard(io, frame, DropReason::NoTable, tally);
+                discard(io, frame, DropReason::NoTable, ledger);
             }
             return;
         };
@@ -238,13 +271,13 @@ impl<Frame> Burst<Frame> {
             packet.fragment.is_some() && fragments.remember(port, packet, epochs(src, dst), now).is_err()
         };
         for (frame, _) in allowed.extract_if(.., |(_, packet)| refused(packet)) {
-            discard(io, frame, DropReason::FragmentOverlap, tally);
+            discard(io, frame, DropReason::FragmentOverlap, ledger);
         }
         for (frame, later) in later.drain(..) {
             let epochs = epochs(later.datagram.src, later.datagram.dst);
             match fragments.follow(port, &later, epochs, now) {
                 Ok(packet) => allowed.push((frame, packet)),
-                Err(reason) => discard(io, frame, reason, tally),
+                Err(reason) => discard(io, frame, reason, ledger),
             }
         }
     }
@@ -253,26 +286,30 @@ impl<Frame> Burst<Frame> {
     pub(crate) fn forward<Io: PacketIo<Frame = Frame>>(
         &mut self,
         io: &mut Io,
-        me: usize,
-        wiring: Option<&Wiring>,
-        shared: &Shared,
-        tally: &mut Tally,
+        way: Option<Way<'_>>,
+        ledger: &mut Ledger,
     ) {
-        let Some(wiring) = wiring else { return };
-        for (frame, packet) in self.allowed.drain(..) {
-            match next_hop(&packet, wiring, &shared.events) {
-                Ok(hop) => depart(io, me, frame, &packet, hop, wiring, shared, tally),
-                Err(reason) => discard(io, frame, reason, tally),
+        let Some(way) = way else { return };
+        let Self { allowed, notices, .. } = self;
+        for (frame, packet) in allowed.drain(..) {
+            // A packet on its last hop asks for no neighbour.
+            if packet.ttl <= 1 {
+                notices.refuse(io, frame, &packet, (IcmpError::TimeExceeded, None), way, ledger);
+                continue;
+            }
+            match next_hop(&packet, way.wiring, &way.shared.events) {
+                Ok(hop) => depart(io, frame, &packet, hop, way, notices, ledger),
+                Err(reason) => discard(io, frame, reason, ledger),
             }
         }
     }
 }
 
-/// Turns a verdict into connection state.
+/// Turns a verdict into connection state. `question` is left with the direction that was asked about last.
 pub(crate) fn settle(
     packet: &Packet,
     arrival: Arrival,
-    mut question: Question,
+    question: &mut Question,
     mut verdict: Verdict,
     table: &PolicyTable,
     flows: &Flows,
@@ -284,9 +321,9 @@ pub(crate) fn settle(
         table.classify(&[question.key], std::slice::from_mut(&mut verdict));
     }
     match verdict {
-        Verdict::Allow => flows.allowed(packet, arrival, &question, table, now),
+        Verdict::Allow => flows.allowed(packet, arrival, question, table, now),
         Verdict::Deny => {
-            flows.denied(&question, table, now);
+            flows.denied(question, table, now);
             Err(DropReason::DefaultDeny)
         }
     }
@@ -294,10 +331,6 @@ pub(crate) fn settle(
 
 /// Where an allowed packet goes next.
 fn next_hop(packet: &Packet, wiring: &Wiring, events: &Events) -> Result<Hop, DropReason> {
-    // A packet on its last hop asks for no neighbour.
-    if packet.ttl <= 1 {
-        return Err(DropReason::TtlExpired);
-    }
     let dst = packet.key.dst.address;
     wiring.next_hop(dst).inspect_err(|reason| {
         let uplink = wiring.route(dst).filter(|_| *reason == DropReason::NoNeighbour);
@@ -309,33 +342,36 @@ fn next_hop(packet: &Packet, wiring: &Wiring, events: &Events) -> Result<Hop, Dr
 }
 
 /// Why a packet cannot leave by a port, if it cannot.
-const fn obstacle(packet: &Packet, port: &Port) -> Option<DropReason> {
+const fn obstacle(packet: &Packet, port: &Port) -> Option<IcmpError> {
     if packet.ttl <= 1 {
-        Some(DropReason::TtlExpired)
+        Some(IcmpError::TimeExceeded)
     } else if packet.ip_len > port.mtu {
-        Some(DropReason::TooBig)
+        Some(IcmpError::TooBig { mtu: port.mtu })
     } else {
         None
     }
 }
 
 /// Makes a frame what a router sends, and hands it to its port.
-#[expect(clippy::too_many_arguments, reason = "the step reads everything that decides about a frame's way")]
 fn depart<Io: PacketIo>(
     io: &mut Io,
-    me: usize,
     mut frame: Io::Frame,
     packet: &Packet,
     hop: Hop,
-    wiring: &Wiring,
-    shared: &Shared,
-    tally: &mut Tally,
+    way: Way<'_>,
+    notices: &mut Notices,
+    ledger: &mut Ledger,
 ) {
-    let Some(port) = wiring.port(hop.port) else {
-        return discard(io, frame, DropReason::NoRoute, tally);
+    let Way { me, wiring, shared, .. } = way;
+    let refuse = |io: &mut Io, frame, reason, ledger: &mut Ledger| {
+        ledger.drop_frame(io.bytes(&frame), reason, Some(hop.port));
+        io.recycle(frame);
     };
-    if let Some(reason) = obstacle(packet, port) {
-        return discard(io, frame, reason, tally);
+    let Some(port) = wiring.port(hop.port) else {
+        return refuse(io, frame, DropReason::NoRoute, ledger);
+    };
+    if let Some(error) = obstacle(packet, port) {
+        return notices.refuse(io, frame, packet, (error, Some(hop.port)), way, ledger);
     }
     let bytes = io.bytes_mut(&mut frame);
     packet::rewrite::decrement_ttl(bytes, packet);
@@ -344,22 +380,28 @@ fn depart<Io: PacketIo>(
 
     let owner = shared.owners[usize::from(hop.port.0)];
     if owner.worker == me {
-        transmit(io, owner.slot, frame, tally);
+        transmit(io, owner.slot, hop.port, frame, ledger);
     } else if shared.inboxes[owner.worker].post(hop.port, io.bytes(&frame)) {
         io.recycle(frame);
-        tally.handed_out += 1;
+        ledger.tally.handed_out += 1;
     } else {
-        discard(io, frame, DropReason::HandoffFull, tally);
+        refuse(io, frame, DropReason::HandoffFull, ledger);
     }
 }
 
 /// Queues a frame on a port of this worker, or counts why not.
-pub(crate) fn transmit<Io: PacketIo>(io: &mut Io, slot: Slot, frame: Io::Frame, tally: &mut Tally) {
+pub(crate) fn transmit<Io: PacketIo>(
+    io: &mut Io,
+    slot: Slot,
+    port: PortId,
+    frame: Io::Frame,
+    ledger: &mut Ledger,
+) {
     match io.transmit(slot, frame) {
-        Ok(()) => tally.tx += 1,
+        Ok(()) => ledger.tally.tx += 1,
         Err(frame) => {
+            ledger.drop_frame(io.bytes(&frame), DropReason::TxRingFull, Some(port));
             io.recycle(frame);
-            tally.drop_one(DropReason::TxRingFull);
         }
     }
 }
@@ -382,7 +424,7 @@ fn detour(key: &FlowKey, wiring: &Wiring, table: &PolicyTable) -> Option<DropRea
     None
 }
 
-fn discard<Io: PacketIo>(io: &mut Io, frame: Io::Frame, reason: DropReason, tally: &mut Tally) {
+fn discard<Io: PacketIo>(io: &mut Io, frame: Io::Frame, reason: DropReason, ledger: &mut Ledger) {
+    ledger.drop_frame(io.bytes(&frame), reason, None);
     io.recycle(frame);
-    tally.drop_one(reason);
 }

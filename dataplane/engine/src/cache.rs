@@ -73,10 +73,11 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// A cache for both directions of so many connections, within bounds. Its memory is taken here and now.
+    /// A cache for both directions of so many connections, rounded down to a power of two and within bounds: a
+    /// full table is rare, and what finds no line asks the table. Its memory is taken here and now.
     #[must_use]
     pub fn new(connections: usize) -> Self {
-        let pairs = connections.next_power_of_two().clamp(1, LARGEST / 2);
+        let pairs = 1 << connections.clamp(1, LARGEST / 2).ilog2();
         Self { pairs: vec![[EMPTY; 2]; pairs].into(), version: 1, under: [0; 2] }
     }
 
@@ -192,6 +193,13 @@ mod tests {
     #[test]
     fn a_line_is_a_cache_line() {
         assert_eq!((size_of::<Line>(), align_of::<Line>()), (64, 64));
+    }
+
+    #[test]
+    fn the_spare_room_of_a_table_does_not_double_it() {
+        let pairs = |connections| Cache::new(connections).pairs.len();
+        assert_eq!([0, 1, 63, 64].map(pairs), [1, 1, 32, 64]);
+        assert_eq!(pairs(Connections::new(262_144, 2).capacity()), 262_144, "32 MiB");
     }
 
     #[test]

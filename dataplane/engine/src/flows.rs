@@ -14,7 +14,7 @@ use crate::clock::Span;
 use crate::connections::{Connection, ConnectionId, Connections, Entry, Epochs, Full};
 use crate::segment::Arrival;
 use crate::state::{Sender, State};
-use crate::wiring::Hop;
+use crate::wiring::{Hop, PortId};
 
 /// What the connection table says of one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,6 +266,25 @@ impl Flows {
         })
     }
 
+    /// Takes up a connection that the kernel carries, opened with `key` by whoever is behind `opener`: it lives on,
+    /// and one that is not known yet is judged as soon as it is asked about.
+    pub fn carried(&self, key: &FlowKey, opener: PortId, now: Millis) {
+        let (hash, now) = (self.connections.hash(key), now.ticks());
+        let entered = self.connections.put(key, hash, now, |there| match there {
+            Some(there) if there.is_live(now) => (there.sender == Sender::Initiator
+                && there.entry.state != State::Denied)
+                .then(|| Entry { state: State::carried(key.protocol), ..there.entry }),
+            _ => Some(Entry {
+                state: State::carried(key.protocol),
+                epochs: Epochs { src: None, dst: None },
+                acknowledged: [0; 2],
+                opener: opener.0,
+            }),
+        });
+        // Without room, its packets drop as those of no flow once the kernel asks about them.
+        let _ = entered;
+    }
+
     /// Enters a denied answer. A connection that was allowed before is remembered as denied, so that none
     /// of its packets can open it again from the other end.
     pub(crate) fn denied(&self, question: &Question, table: &PolicyTable, now: Millis) {
@@ -401,10 +420,10 @@ mod tests {
         match flows.standing(packet, ARRIVAL, table, now, recovering) {
             Standing::Known(_) => Ok(()),
             Standing::Drop(reason) => Err(reason),
-            Standing::Judge(question) => {
+            Standing::Judge(mut question) => {
                 let mut verdict = [Verdict::Deny];
                 table.classify(&[question.key], &mut verdict);
-                crate::burst::settle(packet, ARRIVAL, question, verdict[0], table, flows, now)
+                crate::burst::settle(packet, ARRIVAL, &mut question, verdict[0], table, flows, now)
             }
         }
     }

@@ -39,6 +39,7 @@ pub(crate) struct Fragments {
     places: Box<[Option<Remembered>]>,
     /// Seeded anew each time, so that nobody can choose datagrams that meet in one place.
     hasher: RandomState,
+    displaced: u64,
 }
 
 /// A datagram whose first fragment was allowed.
@@ -71,7 +72,12 @@ impl Remembered {
 impl Fragments {
     pub(crate) fn new(ports: &[PortId]) -> Self {
         let places = vec![None; ports.len() * PLACES].into_boxed_slice();
-        Self { ports: ports.to_vec(), places, hasher: RandomState::new() }
+        Self { ports: ports.to_vec(), places, hasher: RandomState::new(), displaced: 0 }
+    }
+
+    /// How many datagrams lost their place to others, before they were old or whole.
+    pub(crate) const fn displaced(&self) -> u64 {
+        self.displaced
     }
 
     /// Remembers the datagram whose first fragment `packet` has come by `port` and was allowed.
@@ -107,8 +113,11 @@ impl Fragments {
         // The newest is the last of its set, so that of equals the eldest goes.
         let worth = |place: &Option<Remembered>| place.as_ref().map(|known| known.worth(now));
         if let Some(at) = (0..set.len()).min_by_key(|at| worth(&set[*at])) {
+            let displaces =
+                set[at].as_ref().is_some_and(|known| known.is_live(now) && !known.seen.is_complete());
             set[at] = Some(fresh);
             set[at..].rotate_left(1);
+            self.displaced += u64::from(displaces);
         }
         Ok(())
     }

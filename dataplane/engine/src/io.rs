@@ -29,6 +29,9 @@ pub trait PacketIo {
     /// The same, to be rewritten in place.
     fn bytes_mut<'a>(&'a mut self, frame: &'a mut Self::Frame) -> &'a mut [u8];
 
+    /// Cuts a frame to its first `length` bytes; it never grows.
+    fn truncate(&mut self, frame: &mut Self::Frame, length: usize);
+
     /// Queues a frame to leave through `slot` at the next [`flush`](PacketIo::flush).
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //!                      may speak     new: asked of the policy table  their first    checksums, MACs
 //!                         │              │                              │              │
 //!                         └──────────────┴───── DropReason, counted ────┴──────────────┘   counters.rs
+//!                                               an ICMP error, in some cases                notices.rs
 //! ```
 //!
 //! Read in this order: [`io`] says where frames come from, [`wiring`] which port leads where,
@@ -18,7 +19,9 @@ pub mod io;
 pub mod loopback;
 pub mod wiring;
 pub mod worker;
+pub mod inline;
 mod burst;
+mod notices;
 mod fragments;
 pub mod shared;
 mod guard;
@@ -30,5 +33,8 @@ mod segment;
 pub mod clock;
 pub mod handoff;
 pub mod counters;
+pub mod records;
+mod ledger;
 pub mod events;
+pub mod errands;
 pub mod polling;

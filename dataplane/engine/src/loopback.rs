@@ -85,6 +85,10 @@ impl PacketIo for Loopback {
         &mut self.memory[frame.chunk][..frame.length]
     }
 
+    fn truncate(&mut self, frame: &mut Frame, length: usize) {
+        frame.length = frame.length.min(length);
+    }
+
     fn transmit(&mut self, slot: Slot, frame: Frame) -> Result<(), Frame> {
         let ring = &mut self.rings[slot.0].tx;
         if ring.len() == self.tx_capacity {

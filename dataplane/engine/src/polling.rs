@@ -3,9 +3,21 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::errands::Errands;
 use crate::flows::Millis;
 use crate::io::PacketIo;
-use crate::worker::Worker;
+
+/// A worker of any mode.
+pub trait Turns {
+    /// What it drives.
+    type Io: PacketIo;
+
+    /// One round over its ports; returns how many frames it has handled.
+    fn turn(&mut self, now: Millis) -> u64;
+
+    /// Its packet memory and rings.
+    fn io_mut(&mut self) -> &mut Self::Io;
+}
 
 /// How a worker waits for frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,21 +36,23 @@ const SPINS: u32 = 64;
 /// flag) waits this long at worst.
 const NAP: Duration = Duration::from_millis(10);
 
-/// Turns a worker until `stop` is set. `clock` gives the time, once per turn.
-pub fn run<Io: PacketIo>(
-    worker: &mut Worker<Io>,
+/// Turns a worker until `stop` is set, and does its errands in between. `clock` gives the time, once per turn.
+pub fn run<W: Turns>(
+    worker: &mut W,
     polling: Polling,
     mut clock: impl FnMut() -> Millis,
     stop: &AtomicBool,
+    errands: &Errands<W::Io>,
 ) {
     let mut empty = 0;
     while !stop.load(Ordering::Relaxed) {
+        errands.run(worker.io_mut());
         if worker.turn(clock()) > 0 {
             empty = 0;
         } else if polling == Polling::Adaptive {
             empty += 1;
             if empty >= SPINS {
-                worker.wait(NAP);
+                worker.io_mut().wait(NAP);
             }
         } else {
             std::hint::spin_loop();

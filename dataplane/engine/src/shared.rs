@@ -38,6 +38,16 @@ impl Shared {
         Self { flows, events: Events::default(), owners, inboxes }
     }
 
+    /// Who owns a port.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such port.
+    #[must_use]
+    pub fn owner(&self, port: PortId) -> Owner {
+        self.owners[usize::from(port.0)]
+    }
+
     pub(crate) fn ports_of(&self, worker: usize) -> Vec<PortId> {
         let mut owned: Vec<(usize, PortId)> = Vec::new();
         for (port, owner) in self.owners.iter().enumerate() {

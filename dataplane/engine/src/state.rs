@@ -1,5 +1,6 @@
 //! The state of one connection, as far as timeouts need it.
 
+use flow::Protocol;
 use packet::Kind;
 
 use crate::clock::Span;
@@ -96,6 +97,17 @@ impl State {
             Kind::Sctp { .. } => Self::Association,
             Kind::IcmpEcho { .. } => Self::Echo,
             _ => Self::Unreplied,
+        }
+    }
+
+    /// The state of a connection that the kernel carries: it is seen only now and then.
+    #[must_use]
+    pub const fn carried(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::TCP => Self::Established,
+            Protocol::SCTP => Self::Association,
+            Protocol::ICMP | Protocol::ICMPV6 => Self::Echo,
+            _ => Self::Replied,
         }
     }
 

@@ -17,8 +17,28 @@ pub struct Port {
     pub mac: MacAddr,
     /// The largest IP packet that may leave by it, in bytes.
     pub mtu: u32,
+    /// As whom the node speaks through it.
+    pub speaker: Speaker,
     /// Who is behind it.
     pub role: Role,
+}
+
+/// The node's addresses from which ICMP errors leave by a port (RFC 1812, section 4.3.2.4). Without one of a family,
+/// packets of that family are dropped in silence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Speaker {
+    /// The IPv4 address.
+    pub v4: Option<Address>,
+    /// The IPv6 address.
+    pub v6: Option<Address>,
+}
+
+impl Speaker {
+    /// The address of the family of `other`.
+    #[must_use]
+    pub const fn facing(self, other: Address) -> Option<Address> {
+        if other.is_v4() { self.v4 } else { self.v6 }
+    }
 }
 
 /// Who is behind a port.
@@ -69,6 +89,20 @@ pub struct Wiring {
     /// Longest prefix first.
     routes: Vec<Networks>,
     neighbours: HashMap<(PortId, Address), MacAddr>,
+    priority_tags: PriorityTags,
+    /// Of addresses that the node's kernel translates, with prefix lengths.
+    services: Vec<(Address, u8)>,
+}
+
+/// What becomes of frames with a priority tag: one that names no VLAN (IEEE 802.1Q), but hides the packet from whoever
+/// does not look behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PriorityTags {
+    /// They are dropped, like those with any other tag.
+    #[default]
+    Refused,
+    /// One tag is taken off, and what is left is judged.
+    Stripped,
 }
 
 /// The networks of one family and prefix length that a route leads to.
@@ -126,7 +160,38 @@ impl Wiring {
             node: node.into_iter().collect(),
             routes: by_length,
             neighbours: neighbours.into_iter().collect(),
+            priority_tags: PriorityTags::default(),
+            services: Vec::new(),
         }
+    }
+
+    /// The same wiring with another rule for priority tags; [`new`](Self::new) refuses them.
+    #[must_use]
+    pub fn with_priority_tags(self, priority_tags: PriorityTags) -> Self {
+        Self { priority_tags, ..self }
+    }
+
+    /// What becomes of frames with a priority tag.
+    #[must_use]
+    pub const fn priority_tags(&self) -> PriorityTags {
+        self.priority_tags
+    }
+
+    /// The same, when the node's kernel translates the addresses of these networks to those of backends. Lengths
+    /// are those of the family.
+    #[must_use]
+    pub fn with_services(mut self, services: impl IntoIterator<Item = (Address, u8)>) -> Self {
+        self.services = services.into_iter().collect();
+        self
+    }
+
+    /// Whether this is the address of a service.
+    #[must_use]
+    pub fn is_service(&self, address: Address) -> bool {
+        let within = |(network, length): &(Address, u8)| {
+            network.is_v4() == address.is_v4() && masked(address, *length) == masked(*network, *length)
+        };
+        self.services.iter().any(within)
     }
 
     /// All ports, in the order of their [`PortId`]s.
@@ -208,11 +273,18 @@ mod tests {
 
     fn pod(name: &str, mac: Option<MacAddr>, addresses: &[Address]) -> Port {
         let role = Role::Pod { mac, addresses: addresses.to_vec() };
-        Port { name: name.into(), mac: MacAddr([2, 0, 0, 0, 0, 1]), mtu: 1500, role }
+        Port {
+            name: name.into(),
+            mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            mtu: 1500,
+            speaker: Speaker::default(),
+            role,
+        }
     }
 
     fn uplink() -> Port {
-        Port { name: "up".into(), mac: MacAddr([2, 0, 0, 0, 0, 9]), mtu: 1500, role: Role::Uplink }
+        let (mac, speaker) = (MacAddr([2, 0, 0, 0, 0, 9]), Speaker::default());
+        Port { name: "up".into(), mac, mtu: 1500, speaker, role: Role::Uplink }
     }
 
     const POD_MAC: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);

@@ -6,11 +6,14 @@ use flow::DropReason;
 use table::PolicyTable;
 use table::Reader;
 
-use crate::burst::{BURST, Burst, transmit};
+use crate::burst::{BURST, Burst, Way, transmit};
 use crate::cache::Cache;
 use crate::counters::{Counters, Tally};
 use crate::flows::Millis;
 use crate::io::{PacketIo, Slot};
+use crate::ledger::Ledger;
+use crate::polling::Turns;
+use crate::records::Records;
 use crate::shared::Shared;
 use crate::wiring::{PortId, Wiring};
 
@@ -29,7 +32,9 @@ pub struct Worker<Io: PacketIo> {
     /// The shard of the connection table whose turn to expire it was last.
     expiry: usize,
     burst: Burst<Io::Frame>,
-    tally: Tally,
+    /// Whether the latest turn handled frames.
+    worked: bool,
+    ledger: Ledger,
     counters: Arc<Counters>,
 }
 
@@ -51,17 +56,37 @@ impl<Io: PacketIo> Worker<Io> {
     ) -> Self {
         let ports = shared.ports_of(me);
         assert_eq!(ports.len(), io.ports(), "worker {me} drives other ports than it owns");
-        let recovery = Recovery { window: recovery_window, until: None };
+        let recovery = Recovery::new(recovery_window);
         let burst = Burst::new(&ports);
         let cache = Cache::new(shared.flows.capacity());
-        let (tally, counters) = (Tally::default(), Arc::default());
-        Self { io, me, ports, shared, table, wiring, recovery, cache, expiry: 0, burst, tally, counters }
+        let (ledger, counters) = (Ledger::default(), Arc::new(Counters::new(ports.len())));
+        Self {
+            io,
+            me,
+            ports,
+            shared,
+            table,
+            wiring,
+            recovery,
+            cache,
+            expiry: 0,
+            burst,
+            worked: false,
+            ledger,
+            counters,
+        }
     }
 
     /// Where this worker's figures can be read.
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
+    }
+
+    /// Where its records of verdicts and drops can be taken.
+    #[must_use]
+    pub fn records(&self) -> Arc<Records> {
+        self.ledger.records()
     }
 
     /// One round over all ports; returns how many frames it has handled.
@@ -71,29 +96,50 @@ impl<Io: PacketIo> Worker<Io> {
     /// it changes (the connection table); of a new one, or of one whose epoch has changed (policy as well, all of a
     /// burst together). All frames of a burst see one policy table and one wiring.
     pub fn turn(&mut self, now: Millis) -> u64 {
-        let Self { io, me, ports, shared, table, wiring, recovery, cache, expiry, burst, tally, counters } =
-            self;
+        let Self {
+            io,
+            me,
+            ports,
+            shared,
+            table,
+            wiring,
+            recovery,
+            cache,
+            expiry,
+            burst,
+            worked,
+            ledger,
+            counters,
+        } = self;
+        counters.beat(now, *worked);
         let (table, wiring) = (table.get(), wiring.get());
         cache.begin([place(table), place(wiring)]);
         let recovering = recovery.is_on(table.is_some(), now);
-        let before = tally.rx + tally.handed_in;
+        let before = ledger.tally.rx + ledger.tally.handed_in;
+        ledger.begin(now, table.map_or(0, PolicyTable::generation));
 
         for (slot, port) in ports.iter().enumerate() {
-            burst.receive(io, Slot(slot), tally);
-            burst.admit(io, *port, wiring, &shared.events, tally);
-            burst.pass_known(io, *me, wiring, cache, shared, now, tally);
-            burst.judge(io, table, wiring, cache, &shared.flows, *port, now, recovering, tally);
-            burst.follow(io, *port, table, now, tally);
-            burst.forward(io, *me, wiring, shared, tally);
+            let arrival = (*port, Slot(slot));
+            let way = wiring.map(|wiring| Way { me: *me, arrival, wiring, shared, now });
+            ledger.ingress(Some(*port));
+            burst.receive(io, Slot(slot), ledger);
+            burst.admit(io, *port, wiring, &shared.events, ledger);
+            burst.pass_known(io, way, cache, ledger);
+            burst.judge(io, table, wiring, cache, &shared.flows, *port, now, recovering, ledger);
+            burst.follow(io, *port, table, now, ledger);
+            burst.forward(io, way, ledger);
+            counters.add_drops(Slot(slot), ledger.take_drops());
         }
         shared.flows.connections().expire(now.ticks(), expiry, EXPIRY);
-        take_over(io, *me, shared, tally);
+        take_over(io, *me, shared, ledger);
         io.flush();
 
+        let tally = &mut ledger.tally;
         let handled = tally.rx + tally.handed_in - before;
-        if handled > 0 {
+        *worked = handled > 0;
+        if *worked {
             tally.turns += 1;
-            counters.store(tally);
+            counters.store(tally, burst.fragments_displaced());
         }
         handled
     }
@@ -117,12 +163,12 @@ impl<Io: PacketIo> Worker<Io> {
     /// The exact figures, which balance.
     #[must_use]
     pub const fn tally(&self) -> &Tally {
-        &self.tally
+        &self.ledger.tally
     }
 }
 
 /// How many connections are looked at in a turn, whether they have expired.
-const EXPIRY: usize = 16;
+pub(crate) const EXPIRY: usize = 16;
 
 /// Where a version of something is in memory, which tells it from the version before: the reader still held that
 /// one when it took this one.
@@ -131,30 +177,52 @@ fn place<T>(version: Option<&T>) -> usize {
 }
 
 /// Sends what other workers have handed over.
-fn take_over<Io: PacketIo>(io: &mut Io, me: usize, shared: &Shared, tally: &mut Tally) {
+fn take_over<Io: PacketIo>(io: &mut Io, me: usize, shared: &Shared, ledger: &mut Ledger) {
+    ledger.ingress(None);
     for _ in 0..BURST {
-        let taken = shared.inboxes[me].open(|port, packet| (port, io.allocate(packet)));
+        let taken = shared.inboxes[me].open(|port, packet| {
+            let frame = io.allocate(packet);
+            if frame.is_none() {
+                ledger.drop_frame(packet, DropReason::NoFrame, Some(port));
+            }
+            (port, frame)
+        });
         let Some((port, frame)) = taken else { return };
-        tally.handed_in += 1;
-        match frame {
-            Some(frame) => transmit(io, shared.owners[usize::from(port.0)].slot, frame, tally),
-            None => tally.drop_one(DropReason::NoFrame),
+        ledger.tally.handed_in += 1;
+        if let Some(frame) = frame {
+            transmit(io, shared.owners[usize::from(port.0)].slot, port, frame, ledger);
         }
     }
 }
 
 /// The time after a start in which connections of before may be recognised by a packet in mid-stream.
 #[derive(Debug)]
-struct Recovery {
+pub(crate) struct Recovery {
     window: u64,
     until: Option<Millis>,
 }
 
 impl Recovery {
-    fn is_on(&mut self, has_table: bool, now: Millis) -> bool {
+    pub(crate) const fn new(window: u64) -> Self {
+        Self { window, until: None }
+    }
+
+    pub(crate) fn is_on(&mut self, has_table: bool, now: Millis) -> bool {
         if has_table && self.until.is_none() {
             self.until = Some(Millis(now.0 + self.window));
         }
         self.until.is_some_and(|until| now < until)
+    }
+}
+
+impl<Io: PacketIo> Turns for Worker<Io> {
+    type Io = Io;
+
+    fn turn(&mut self, now: Millis) -> u64 {
+        Self::turn(self, now)
+    }
+
+    fn io_mut(&mut self) -> &mut Io {
+        &mut self.io
     }
 }

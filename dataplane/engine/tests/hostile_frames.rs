@@ -5,10 +5,12 @@ mod bed;
 use std::collections::HashSet;
 
 use bed::*;
+use engine::events::Event;
 use engine::io::Slot;
+use engine::wiring::{PortId, PriorityTags};
 use flow::{DropReason, Protocol};
 use packet::{Datagram, Kind, LaterFragment, Packet};
-use testkit::frames::FrameBuilder;
+use testkit::frames::{FrameBuilder, arp_request};
 
 /// What leaves is a packet that is complete and that policy allows (b accepts TCP and UDP on port 80 only), or a later
 /// fragment of one whose first has left.
@@ -186,4 +188,44 @@ fn link_layers_hide_nothing() {
     assert_eq!(bed.drops(1, &answer.clone().vlan(0)), DropReason::VlanTagged);
     assert_eq!(bed.passes(1, &answer), 0);
     assert_eq!(Protocol::UDP, Packet::parse(&answer.build()).expect("a packet").key.protocol);
+}
+
+/// F24 with `strip0`: a priority tag changes no verdict, and does not leave.
+#[test]
+fn a_priority_tag_changes_no_verdict_where_it_is_taken_off() {
+    let stripping = || {
+        let mut bed = Bed::new();
+        bed.wirings.publish(wiring().with_priority_tags(PriorityTags::Stripped));
+        bed
+    };
+    for (src, dst) in [(A, B), (A6, B6)] {
+        for plain in [
+            from_pod(0).ip(src, dst).udp(1, 80).payload(&[7; 1000]),
+            from_pod(0).ip(src, dst).udp(1, 81),
+            from_pod(0).ip(src, dst).tcp(1, 80),
+            from_pod(0).ip(if src == A { C } else { B6 }, dst).udp(1, 80),
+            from_pod(0).ip(src, dst).udp(1, 80).ttl(1),
+        ] {
+            let expected = stripping().fate(0, &plain.build());
+            for priority in [0, 0xe000] {
+                assert_eq!(stripping().fate(0, &plain.clone().vlan(priority).build()), expected, "{plain:?}");
+            }
+            for others in [
+                plain.clone().vlan(5),
+                plain.clone().tag(0x88a8, 0),
+                plain.clone().vlan(0).vlan(0),
+                plain.clone().vlan(0).vlan(5),
+                plain.clone().tag(0x88a8, 5).vlan(0),
+            ] {
+                assert_eq!(stripping().drops(0, &others), DropReason::VlanTagged, "{others:?}");
+            }
+        }
+    }
+    let mut bed = Bed::bare();
+    bed.wirings.publish(wiring_with_macs([false; 3]).with_priority_tags(PriorityTags::Stripped));
+    bed.tables.publish(table(b_accepts(&[80])));
+    let mut request = arp_request(pod_mac(0), A, NODE);
+    request.splice(12..12, [0x81, 0, 0, 0]);
+    assert_eq!(bed.fate(0, &request), Fate::Dropped(DropReason::MacUnknown));
+    assert_eq!(bed.events(), [Event::MacSeen(PortId(0), pod_mac(0))], "nor does it hide who speaks");
 }

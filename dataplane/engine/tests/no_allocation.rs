@@ -1,13 +1,28 @@
-//! The worker loop allocates nothing: not for a known connection, a new one, a denied one, a fragment, or a hostile frame.
+//! The worker loop allocates nothing: not for a known connection, a new one, a denied one, a fragment, an ICMP error,
+//! or a hostile frame.
 
 mod bed;
 
 use bed::*;
 use engine::io::Slot;
+use engine::wiring::PriorityTags;
 
 #[test]
 fn a_turn_allocates_nothing() {
-    let mut bed = Bed::new();
+    turns_allocate_nothing(Bed::new());
+}
+
+#[test]
+fn nor_does_one_of_which_records_are_kept() {
+    let bed = Bed::new();
+    let records = bed.worker.records();
+    records.ask_for(u16::MAX);
+    turns_allocate_nothing(bed);
+    assert!(std::iter::from_fn(|| records.take()).count() > 4 * 64, "they were kept");
+}
+
+fn turns_allocate_nothing(mut bed: Bed) {
+    bed.wirings.publish(wiring().with_priority_tags(PriorityTags::Stripped));
     let known = from_pod(0).ip(A, B).udp(1, 80).build();
     let datagram = from_pod(0).ip(A, B).udp(1, 80).payload(&[0; 2000]);
     let frames = [
@@ -21,6 +36,11 @@ fn a_turn_allocates_nothing() {
         ("spoofed", vec![from_pod(0).ip(C, B).udp(1, 80).build(); 64]),
         ("slow lane", vec![from_pod(0).ip(A, B).options(&[1, 1, 1, 0]).udp(1, 80).build(); 64]),
         ("fragments", (1..33).flat_map(|id| datagram.fragments(id, 1480)).collect()),
+        (
+            "on their last hop",
+            (1..65).map(|port| from_pod(0).ip(A, B).ttl(1).udp(port, 80).build()).collect(),
+        ),
+        ("priority-tagged", vec![from_pod(0).ip(A, B).udp(1, 80).vlan(0).build(); 64]),
         ("truncated", vec![vec![0; 9]; 64]),
     ];
     // The first turn of a thread that finds a new table sets up arc-swap's slot for that thread.

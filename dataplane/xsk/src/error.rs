@@ -84,17 +84,11 @@ pub enum XskError {
         /// The largest that fits.
         limit: u32,
     },
-    /// An interface has other queues or a larger MTU than the packet memory was laid out for.
-    #[error(
-        "{interface}: {queues} receive queues and an MTU of {mtu} do not fit the packet memory in use; restart to lay it out anew"
-    )]
-    Outgrown {
+    /// Another port needed the packet memory to be made anew, and it could not be.
+    #[error("{interface}: closed, since packet memory could not be made anew")]
+    NoMemory {
         /// The interface.
         interface: String,
-        /// Its receive queues now.
-        queues: u32,
-        /// Its MTU now.
-        mtu: u32,
     },
 }
 

@@ -6,80 +6,35 @@ use std::time::Duration;
 
 use engine::io::{Census, PacketIo, Slot};
 use nix::libc::pollfd;
-use nix::net::if_::{if_indextoname, if_nametoindex};
 
+use crate::binding::{Anchor, Port};
 use crate::port::Queue;
 use crate::umem::Memory;
-use crate::{Config, Frame, Plan, Statistics, XskError, kernel, plan};
+use crate::{Config, Frame, Plan, QueueReport, Statistics, kernel};
 
 /// How long to sleep at most while sent frames are out: their return wakes nobody.
 const TX_PATIENCE: Duration = Duration::from_millis(1);
 
 /// AF_XDP sockets on all receive queues of some interfaces, with one packet memory.
 pub struct XskIo {
-    config: Config,
-    plan: Plan,
+    pub(crate) config: Config,
+    pub(crate) plan: Plan,
     /// Closed before the memory: the fields are dropped in this order.
-    ports: Vec<Port>,
-    memory: Memory,
-    anchor: Option<Anchor>,
+    pub(crate) ports: Vec<Port>,
+    pub(crate) memory: Memory,
+    pub(crate) anchor: Anchor,
     polled: Vec<pollfd>,
 }
 
-struct Port {
-    interface: String,
-    /// The number of its first queue; those of the next port begin `laid_out` later.
-    first: u16,
-    /// Queues that the packet memory was shared out for.
-    laid_out: u32,
-    /// Empty while the interface is missing.
-    queues: Vec<Queue>,
-}
-
-/// The port whose first socket is the memory's own; none until one is open.
-#[derive(Clone, Copy)]
-struct Anchor {
-    slot: usize,
-    ifindex: u32,
-}
-
-impl Anchor {
-    /// Whether its interface still exists, under whatever name.
-    fn lives(self) -> bool {
-        // nix answers with an empty name, not an error, for an index that nobody has.
-        if_indextoname(self.ifindex).is_ok_and(|name| !name.is_empty())
-    }
-}
-
-/// What became of a port that was bound again.
-pub type Reopened = (Slot, Result<(), XskError>);
-
 impl XskIo {
-    /// Opens a socket on every receive queue of each interface: slots in this order. The first interface
-    /// should be one that stays (see the crate's "anchor").
-    ///
-    /// # Errors
-    ///
-    /// No such interface; a queue that another socket holds for 2 seconds; too few frames for so many
-    /// ports; no permission, or not enough lockable memory.
-    pub fn new<S: AsRef<str>>(config: Config, interfaces: &[S]) -> Result<Self, XskError> {
-        let mut ports = Vec::with_capacity(interfaces.len());
-        let (mut total, mut mtu) = (0, 0);
-        for name in interfaces {
-            let interface = name.as_ref().to_owned();
-            let now = kernel::interface(&interface).map_err(|e| XskError::interface(&interface, e))?;
-            ports.push(Port { interface, first: total as u16, laid_out: now.queues, queues: Vec::new() });
-            total += now.queues;
-            mtu = mtu.max(now.mtu);
-        }
-        let plan = plan(config.frames, total, mtu)?;
-        let memory = Memory::new(config.frames, &plan, 0)?;
-        let mut io = Self { config, plan, ports, memory, anchor: None, polled: Vec::new() };
-        for slot in 0..io.ports.len() {
-            io.open(slot)?;
-        }
-        io.poll_all();
-        Ok(io)
+    pub(crate) const fn on(
+        config: Config,
+        plan: Plan,
+        ports: Vec<Port>,
+        memory: Memory,
+        anchor: Anchor,
+    ) -> Self {
+        Self { config, plan, ports, memory, anchor, polled: Vec::new() }
     }
 
     /// How the frames are shared out.
@@ -88,8 +43,8 @@ impl XskIo {
         self.plan
     }
 
-    /// The sockets of a port in the order of their receive queues, for the XSKMAP; none while its interface
-    /// is missing. A duplicate of a descriptor keeps its queue bound until it is closed.
+    /// The sockets of a port in the order of their receive queues, for the XSKMAP; none while it is closed. A
+    /// duplicate of a descriptor keeps its queue bound until it is closed.
     ///
     /// # Panics
     ///
@@ -111,6 +66,15 @@ impl XskIo {
         self.ports[slot.0].queues.iter().map(Queue::statistics).collect()
     }
 
+    /// How the queues of a port are now; none while it is closed. Not for the packet path: it asks the kernel.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such slot.
+    pub fn report(&mut self, slot: Slot) -> Vec<QueueReport> {
+        (0..).zip(&mut self.ports[slot.0].queues).map(|(id, queue)| queue.report(id)).collect()
+    }
+
     /// Whether the port's interface was down or gone when frames were last sent to it. They wait.
     ///
     /// # Panics
@@ -121,75 +85,7 @@ impl XskIo {
         self.ports[slot.0].queues.iter().any(Queue::is_paused)
     }
 
-    /// Binds a port again, after its interface was deleted and made anew, and takes back the frames that
-    /// its old sockets had. When the anchor is gone (or is this port), all ports are bound again, on a new
-    /// packet memory.
-    ///
-    /// Returns what became of each port that was bound again: the sockets of those have to be put into the
-    /// XSKMAP. A port that could not be bound stays closed until it is reopened; `Outgrown` says that its
-    /// interface has more queues or a larger MTU than the memory was laid out for. Not for the packet path:
-    /// mostly a few milliseconds, but up to 2 seconds for each socket.
-    ///
-    /// # Errors
-    ///
-    /// When a new packet memory is needed and cannot be made. All ports are closed then.
-    ///
-    /// # Panics
-    ///
-    /// When there is no such slot.
-    pub fn reopen(&mut self, slot: Slot) -> Result<Vec<Reopened>, XskError> {
-        let alone = self.anchor.is_some_and(|anchor| anchor.slot != slot.0 && anchor.lives());
-        let reopened = if alone {
-            self.close(slot.0);
-            Ok(vec![(slot, self.open(slot.0))])
-        } else {
-            self.rebuild()
-        };
-        self.poll_all();
-        reopened
-    }
-
-    fn rebuild(&mut self) -> Result<Vec<Reopened>, XskError> {
-        self.anchor = None;
-        self.ports.iter_mut().for_each(|port| port.queues.clear());
-        self.memory = Memory::new(self.config.frames, &self.plan, self.memory.number().wrapping_add(1))?;
-        Ok((0..self.ports.len()).map(|slot| (Slot(slot), self.open(slot))).collect())
-    }
-
-    fn open(&mut self, slot: usize) -> Result<(), XskError> {
-        let port = &mut self.ports[slot];
-        let failed = |errno| XskError::interface(&port.interface, errno);
-        let now = kernel::interface(&port.interface).map_err(failed)?;
-        let ifindex = if_nametoindex(&*port.interface).map_err(failed)?;
-        let fits = plan(self.config.frames, 1, now.mtu).is_ok_and(|p| p.chunk <= self.plan.chunk);
-        if now.queues > port.laid_out || !fits {
-            let interface = port.interface.clone();
-            return Err(XskError::Outgrown { interface, queues: now.queues, mtu: now.mtu });
-        }
-        for id in 0..now.queues {
-            let number = port.first + id as u16;
-            match Queue::open(&mut self.memory, &port.interface, id, number, self.plan, &self.config) {
-                Ok(queue) => port.queues.push(queue),
-                Err(error) => {
-                    self.close(slot);
-                    return Err(error);
-                }
-            }
-        }
-        self.anchor.get_or_insert(Anchor { slot, ifindex });
-        Ok(())
-    }
-
-    /// Never for the anchor of a memory in use: its socket is the UMEM's own, and closes only with it.
-    fn close(&mut self, slot: usize) {
-        for queue in self.ports[slot].queues.drain(..) {
-            let number = queue.number();
-            drop(queue);
-            self.memory.reclaim(number);
-        }
-    }
-
-    fn poll_all(&mut self) {
+    pub(crate) fn poll_all(&mut self) {
         self.polled = self.queues().map(|queue| kernel::readable(queue.fd())).collect();
     }
 
@@ -217,6 +113,10 @@ impl PacketIo for XskIo {
 
     fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
         self.memory.bytes_mut(frame)
+    }
+
+    fn truncate(&mut self, frame: &mut Frame, length: usize) {
+        self.memory.truncate(frame, length);
     }
 
     fn transmit(&mut self, slot: Slot, mut frame: Frame) -> Result<(), Frame> {

@@ -11,15 +11,20 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, setsockopt, socket, sockopt};
 use xsk_rs::socket::Fd;
 
+/// linux/if_xdp.h.
+const XDP_OPTIONS: libc::c_int = 8;
+/// linux/if_xdp.h.
+const XDP_OPTIONS_ZEROCOPY: u32 = 1;
 /// linux/if_xdp.h; Linux 6.18 and later know it.
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 /// linux/ethtool.h.
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 /// linux/sockios.h.
-const SIOCETHTOOL: u32 = 0x8946;
+pub(crate) const SIOCETHTOOL: u32 = 0x8946;
 
 /// What the kernel counted for one socket (`struct xdp_statistics`). The fields overlap: a frame that found
 /// no free one to be put into counts as `rx_dropped` and as `rx_fill_ring_empty`, so they are not summed.
@@ -56,15 +61,29 @@ impl Statistics {
 /// What an interface looks like now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Interface {
+    /// Its index.
+    pub(crate) index: u32,
     /// The largest IP packet, in bytes.
     pub(crate) mtu: u32,
     /// Receive queues in use.
     pub(crate) queues: u32,
+    /// Receive queues that it may have.
+    pub(crate) most_queues: u32,
+}
+
+/// How many receive queues of an interface are in use: frames may arrive on each.
+///
+/// # Errors
+///
+/// No interface of this name is in the calling thread's network namespace, or the kernel does not answer.
+pub fn receive_queues(name: &str) -> io::Result<u32> {
+    Ok(interface(name)?.queues)
 }
 
 /// Asks by ioctl rather than sysfs, which shows the network namespace it was mounted in.
 pub(crate) fn interface(name: &str) -> nix::Result<Interface> {
     let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let index = if_nametoindex(name)?;
     let mut request = named(name)?;
     // SAFETY: SIOCGIFMTU reads the name and writes the union of the `ifreq` that it is given.
     Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU as _, &mut request) })?;
@@ -77,13 +96,16 @@ pub(crate) fn interface(name: &str) -> nix::Result<Interface> {
     // SAFETY: SIOCETHTOOL reads the name and the pointer, and ETHTOOL_GCHANNELS writes a `struct
     // ethtool_channels` there; `channels` has that layout and outlives the call.
     let answer = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &mut request) };
-    let queues = match Errno::result(answer) {
-        Ok(_) => channels.rx.saturating_add(channels.combined).max(1),
+    let (queues, most_queues) = match Errno::result(answer) {
+        Ok(_) => (
+            channels.rx.saturating_add(channels.combined).max(1),
+            channels.max_rx.saturating_add(channels.max_combined).max(1),
+        ),
         // A driver that has no channels to set has one queue.
-        Err(Errno::EOPNOTSUPP) => 1,
+        Err(Errno::EOPNOTSUPP) => (1, 1),
         Err(errno) => return Err(errno),
     };
-    Ok(Interface { mtu: u32::try_from(mtu).unwrap_or(0), queues })
+    Ok(Interface { index, mtu: u32::try_from(mtu).unwrap_or(0), queues, most_queues })
 }
 
 /// `struct ethtool_channels`.
@@ -101,7 +123,7 @@ struct Channels {
     combined: u32,
 }
 
-fn named(name: &str) -> nix::Result<libc::ifreq> {
+pub(crate) fn named(name: &str) -> nix::Result<libc::ifreq> {
     // SAFETY: `ifreq` is made of integers and of unions of them; all zeros is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // The last byte stays zero.
@@ -129,6 +151,19 @@ pub(crate) fn set_tx_budget(fd: BorrowedFd<'_>, frames: u32) -> bool {
         libc::setsockopt(fd.as_raw_fd(), libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, value, length)
     };
     answer == 0
+}
+
+/// Whether the driver works in the packet memory itself. A kernel that does not say copies.
+pub(crate) fn is_zero_copy(fd: BorrowedFd<'_>) -> bool {
+    let mut flags = 0_u32;
+    let mut length = size_of_val(&flags) as libc::socklen_t;
+    // SAFETY: XDP_OPTIONS writes a `struct xdp_options`, which is one u32, into `flags`, whose size is given; both
+    // outlive the call.
+    let answer = unsafe {
+        let value = (&raw mut flags).cast();
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_XDP, XDP_OPTIONS, value, &raw mut length)
+    };
+    answer == 0 && flags & XDP_OPTIONS_ZEROCOPY != 0
 }
 
 /// Has the kernel send what is in the transmit ring.
@@ -166,7 +201,7 @@ mod tests {
 
     #[test]
     fn loopback_has_an_mtu_and_one_queue() {
-        assert_eq!(interface("lo"), Ok(Interface { mtu: 65536, queues: 1 }));
+        assert_eq!(interface("lo"), Ok(Interface { index: 1, mtu: 65536, queues: 1, most_queues: 1 }));
         assert_eq!(interface("no-such-if"), Err(Errno::ENODEV));
         assert_eq!(interface("a-name-longer-than-any-interface"), Err(Errno::ENODEV));
     }

@@ -28,7 +28,8 @@
 //! libxdp binds the first socket with the UMEM's own descriptor and every other one by reference to it; the
 //! kernel refuses that (EBADF) once the first socket's interface is gone. Therefore the first interface
 //! should be one that stays, an uplink for example. [`XskIo::reopen`] rebinds one port alone while the
-//! anchor lives, and all of them on a new UMEM after it has gone.
+//! anchor lives, and all of them on a new UMEM after it has gone. The UMEM is made anew, too, when an interface
+//! comes with more receive queues or a larger MTU than it was laid out for.
 //!
 //! # The one rule for unsafe code
 //!
@@ -42,14 +43,20 @@ mod config;
 mod error;
 mod frame;
 mod kernel;
+mod device;
 mod plan;
 mod umem;
 mod port;
+mod report;
+mod binding;
 mod io;
 
+pub use binding::{Bound, Reopened};
 pub use config::Config;
+pub use device::{Device, device, finish_in_software};
 pub use error::XskError;
 pub use frame::Frame;
-pub use io::{Reopened, XskIo};
-pub use kernel::Statistics;
+pub use io::XskIo;
+pub use kernel::{Statistics, receive_queues};
 pub use plan::{Plan, plan};
+pub use report::QueueReport;

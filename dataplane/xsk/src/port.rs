@@ -12,12 +12,10 @@ use xsk_rs::socket::Socket;
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue};
 
 use crate::umem::{Memory, cause};
-use crate::{Config, Frame, Plan, Statistics, XskError, kernel};
+use crate::{Config, Frame, Plan, QueueReport, Statistics, XskError, kernel};
 
 /// Room for packets in flight: the default is 90 to 160 of them.
 const SEND_BUFFER: usize = 4 << 20;
-/// A socket that was closed a moment ago holds its queue for some milliseconds longer.
-const BIND_PATIENCE: Duration = Duration::from_secs(2);
 /// What one `sendto` sends where the kernel cannot be told otherwise (`TX_BATCH_SIZE`).
 const KERNEL_BATCH: u32 = 32;
 /// Descriptors that go to or come from a ring at a time.
@@ -38,12 +36,16 @@ pub(crate) struct Queue {
     in_fill: usize,
     /// Chunks staged, in the transmit ring, in flight, or in the completion ring.
     in_tx: usize,
+    received: u64,
+    sent: u64,
     /// The interface is down or gone: what is in the transmit ring waits.
     paused: bool,
 }
 
 impl Queue {
-    /// Binds receive queue `id` of `interface`, and fills the fill ring.
+    /// Binds receive queue `id` of `interface`, and fills the fill ring. A socket that was closed a moment ago holds
+    /// its queue for some milliseconds longer: `patience` is how long to wait for that.
+    #[allow(clippy::too_many_arguments, reason = "a queue is made of just these")]
     pub(crate) fn open(
         memory: &mut Memory,
         interface: &str,
@@ -51,6 +53,7 @@ impl Queue {
         number: u16,
         plan: Plan,
         config: &Config,
+        patience: Duration,
     ) -> Result<Self, XskError> {
         let failed = |source| XskError::bind(interface, id, source);
         let ring = QueueSize::new(plan.ring).map_err(|e| failed(io::Error::other(e.to_string())))?;
@@ -61,7 +64,7 @@ impl Queue {
             .bind_flags(BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP)
             .build();
         let name: Interface = interface.parse().map_err(|_nul| failed(Errno::ENODEV.into()))?;
-        let deadline = Instant::now() + BIND_PATIENCE;
+        let deadline = Instant::now() + patience;
         let mut pause = Duration::from_millis(1);
         let (tx, rx, rings) = loop {
             // SAFETY: no program of libxdp is loaded (INHIBIT_PROG_LOAD is set).
@@ -87,8 +90,20 @@ impl Queue {
             kernel::set_tx_budget(fd, budget.clamp(KERNEL_BATCH, plan.ring.max(KERNEL_BATCH)));
         }
         let staged = Vec::with_capacity(plan.tx as usize);
-        let mut queue =
-            Self { number, rx, tx, fill, completion, plan, staged, in_fill: 0, in_tx: 0, paused: false };
+        let mut queue = Self {
+            number,
+            rx,
+            tx,
+            fill,
+            completion,
+            plan,
+            staged,
+            in_fill: 0,
+            in_tx: 0,
+            received: 0,
+            sent: 0,
+            paused: false,
+        };
         queue.refill(memory);
         Ok(queue)
     }
@@ -106,6 +121,7 @@ impl Queue {
             // and every chunk that comes off the ring becomes exactly one frame.
             let count = unsafe { self.rx.consume(&mut descs[..room]) };
             self.in_fill -= count;
+            self.received += count as u64;
             burst.extend(descs[..count].iter().map(|desc| memory.received(*desc, self.number)));
             if count < room {
                 return;
@@ -134,6 +150,9 @@ impl Queue {
             self.staged.drain(..count);
             self.send();
             self.reap(memory);
+        } else {
+            // Nothing waits that could tell when the interface is up again: the next frame does.
+            self.paused = false;
         }
         if self.in_fill < self.plan.fill as usize {
             self.refill(memory);
@@ -151,6 +170,7 @@ impl Queue {
         let mut free = self.tx.nb_free_exact();
         for _ in 0..calls {
             if free >= self.plan.ring || !self.tx.needs_wakeup() {
+                self.paused = false;
                 return;
             }
             let answer = kernel::kick(self.fd());
@@ -171,6 +191,7 @@ impl Queue {
             // that comes off it goes to the free list once.
             let count = unsafe { self.completion.consume(&mut descs) };
             self.in_tx -= count;
+            self.sent += count as u64;
             descs[..count].iter().for_each(|desc| memory.completed(*desc, self.number));
             if count < BATCH {
                 return;
@@ -208,8 +229,30 @@ impl Queue {
         kernel::borrow(self.rx.fd())
     }
 
+    /// Whether the interface that the socket was bound to still exists.
+    pub(crate) fn is_bound(&self) -> bool {
+        kernel::kick(self.fd()) != Err(Errno::ENXIO)
+    }
+
     pub(crate) fn statistics(&self) -> io::Result<Statistics> {
         Statistics::of(self.rx.fd())
+    }
+
+    /// How the queue is now. Not for the packet path: it asks the kernel.
+    pub(crate) fn report(&mut self, queue: u32) -> QueueReport {
+        let ring = self.plan.ring;
+        QueueReport {
+            queue,
+            zero_copy: kernel::is_zero_copy(self.socket()),
+            received: self.received,
+            sent: self.sent,
+            ring,
+            fill: ring - self.fill.nb_free_exact(),
+            rx: self.rx.nb_avail_exact(),
+            tx: ring - self.tx.nb_free_exact(),
+            completion: self.completion.nb_avail_exact(),
+            statistics: self.statistics().ok(),
+        }
     }
 
     pub(crate) const fn number(&self) -> u16 {

@@ -185,6 +185,18 @@ impl Memory {
         unsafe { slice::from_raw_parts_mut(start, length) }
     }
 
+    /// Cuts the packet in a frame to its first `length` bytes.
+    pub(crate) fn truncate(&mut self, frame: &mut Frame, length: usize) {
+        if !self.has(frame) {
+            return;
+        }
+        // SAFETY: as for `bytes_mut`.
+        let mut data = unsafe { self.umem.data_mut(frame.desc_mut()) };
+        let mut cursor = data.cursor();
+        let length = length.min(cursor.pos());
+        cursor.set_pos(length);
+    }
+
     fn has(&self, frame: &Frame) -> bool {
         let desc = frame.desc();
         self.owns(frame)

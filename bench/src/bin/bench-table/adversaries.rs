@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bench::adversarial::ADVERSARIES;
 use bench::measure::{self, BATCH, REPETITION};
+use bench::output::Output;
 use bench::record::{Figures, Row};
 use bench::traffic::{Family, HOT, Trace};
 use compiler::Scope;
@@ -11,7 +12,6 @@ use serde_json::json;
 
 use crate::Plan;
 use crate::lookup::of;
-use crate::output::Output;
 
 pub(crate) fn run(plan: &Plan, output: &mut Output) -> anyhow::Result<()> {
     for adversary in &ADVERSARIES {

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bench::cluster::{Shape, Workload};
 use bench::measure::{self, BATCH, REPETITION, Sweep};
+use bench::output::Output;
 use bench::record::{Figures, Row};
 use bench::traffic::{Family, HOT, Trace};
 use flow::FlowKey;
@@ -11,7 +12,6 @@ use serde_json::{Value, json};
 use table::PolicyTable;
 
 use crate::Plan;
-use crate::output::Output;
 
 /// Full compiles that are timed.
 const COMPILES: usize = 10;

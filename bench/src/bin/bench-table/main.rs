@@ -14,7 +14,6 @@
 
 #![allow(clippy::print_stdout, reason = "a program that prints a table")]
 
-mod output;
 mod lookup;
 mod peer;
 mod updates;
@@ -29,11 +28,10 @@ use std::time::Instant;
 
 use bench::cluster::Shape;
 use bench::machine;
+use bench::output::Output;
 use bench::record::Row;
 use clap::Parser;
 use serde_json::json;
-
-use output::Output;
 
 /// Measures the policy table: targets, rte_acl beside it, scaling, memory.
 #[derive(Parser)]
@@ -100,7 +98,7 @@ fn main() -> anyhow::Result<ExitCode> {
     if let Some(unknown) = arguments.only.iter().find(|only| sections.iter().all(|(name, _)| name != only)) {
         anyhow::bail!("no section '{unknown}'");
     }
-    let mut output = Output::create(&folder)?;
+    let mut output = Output::create(&folder, "table")?;
     let started = Instant::now();
     let mut failed = false;
     for (name, section) in sections {

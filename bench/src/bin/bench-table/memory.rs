@@ -4,11 +4,11 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 use bench::cluster::Shape;
+use bench::output::Output;
 use bench::record::{Figures, Row};
 use serde_json::{Map, Value, json};
 
 use crate::Plan;
-use crate::output::Output;
 
 const MB: f64 = 1e6;
 

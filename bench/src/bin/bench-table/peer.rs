@@ -6,6 +6,7 @@ use anyhow::ensure;
 use bench::exact::{RULES, exact};
 use bench::expansion::expand;
 use bench::measure;
+use bench::output::Output;
 use bench::record::{Figures, Row};
 use bench::rte_acl::{RteAcl, STEP, widest};
 use bench::traffic::{Family, HOT, Trace};
@@ -14,7 +15,6 @@ use serde_json::json;
 use table::PolicyTable;
 
 use crate::Plan;
-use crate::output::Output;
 
 const PEER: &str = "rte_acl";
 /// How many times rte_acl's lookups per second are asked for, at each of [`RULES`].

@@ -8,12 +8,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bench::machine;
+use bench::output::Output;
 use bench::record::{Figures, Row};
 use serde_json::json;
 use table::Publisher;
 
 use crate::Plan;
-use crate::output::Output;
 
 /// Versions that are published.
 const VERSIONS: u64 = 2000;

@@ -2,13 +2,13 @@
 
 use bench::cluster::Shape;
 use bench::measure::{self, BATCH, REPETITION, Sweep};
+use bench::output::Output;
 use bench::record::{Figures, Row};
 use bench::traffic::{Family, HOT, Trace};
 use serde_json::json;
 
 use crate::Plan;
 use crate::lookup::{compile_time, of};
-use crate::output::Output;
 use crate::updates::{Bed, newcomers, pods, pods_come_and_go, relabelled};
 
 pub(crate) fn run(plan: &Plan, output: &mut Output) -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::ensure;
 use bench::cluster::{Shape, Workload};
+use bench::output::Output;
 use bench::random::Random;
 use bench::record::{Figures, Row};
 use compiler::{Budget, Change, Compiler, Scope};
@@ -19,7 +20,6 @@ use table::{PolicyTable, Publisher, Reader};
 
 use crate::Plan;
 use crate::lookup::of;
-use crate::output::Output;
 
 /// A control thread and a worker, less the worker's work.
 pub(crate) struct Bed {

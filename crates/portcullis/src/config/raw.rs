@@ -1,12 +1,15 @@
 //! The settings as they are written: each with its form, its default and its description, in one place.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use flow::MacAddr;
+use ipnet::IpNet;
 use policy::model::ObjectName;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -30,7 +33,15 @@ pub struct Setting {
 /// All settings, in the order of the file.
 #[must_use]
 pub fn settings() -> Vec<Setting> {
-    [Root::settings(), Port::settings(), Xsk::settings(), Flows::settings(), Interlock::settings()].concat()
+    [
+        Root::settings(),
+        Port::settings(),
+        Xsk::settings(),
+        Flows::settings(),
+        Metrics::settings(),
+        Interlock::settings(),
+    ]
+    .concat()
 }
 
 /// Declares one mapping of the file. Each key: description, type, form, key in full, and in parentheses its
@@ -80,6 +91,12 @@ mapping! {
         /// The folder of the manifests: Namespace, Pod, Node and NetworkPolicy objects as YAML or JSON.
         /// A relative path starts at the folder of this file; `--manifests DIR` outdoes it.
         manifests: Option<PathBuf>, "manifests", "folder", required;
+        /// How traffic is taken up: `router` carries it all in userspace; `inline` leaves it to the kernel and judges
+        /// what is new. `inline` is not finished: docs/inline.md says what is missing.
+        mode: Mode, "mode", "`router` or `inline`", (Mode::Router);
+        /// Mode `inline`: the networks of service addresses, which the node's kernel translates to those of
+        /// backends. Policy is asked about the backend.
+        services: Vec<Spanned<Parsed<IpNet>>>, "services", "list of networks such as `10.96.0.0/12`", none;
         /// The pods' interfaces.
         ports: Vec<Spanned<Port>>, "ports", "list", required;
         /// The interfaces to the rest of the network. What arrives on them for a pod is judged; everything
@@ -103,8 +120,14 @@ mapping! {
         /// What the pinned programs do with packets while no agent runs: `closed` drops them, `open` hands them to
         /// the kernel unjudged. With `open` there is no interlock either, also while the agent runs.
         fallback: Fallback, "fallback", "`closed` or `open`", (Fallback::Closed);
+        /// What becomes of frames with a VLAN tag: `deny` drops them; `strip0` takes one priority tag (VLAN 0) off and
+        /// judges what is behind it, which then leaves untagged. `allow`, for VLANs to carry through, is refused in
+        /// router mode.
+        vlan: Vlan, "vlan", "`deny` or `strip0`", (Vlan::Deny);
         /// The folder of the agent's own state; one agent runs in each.
         state_dir: Folder, "state_dir", "absolute path", (Folder(PathBuf::from("/run/portcullis")));
+        /// Figures and health for whoever watches the agent.
+        metrics: Metrics, "metrics", "mapping", none;
         /// The nftables rules that stop what the kernel would forward to or from a pod's interface.
         interlock: Interlock, "interlock", "mapping", none;
     }
@@ -158,6 +181,15 @@ mapping! {
 }
 
 mapping! {
+    /// `metrics`.
+    Metrics {
+        /// Where `/metrics`, `/livez` and `/readyz` are answered over TCP. They can also be asked for over the
+        /// agent's own socket, `admin.sock` in its `state_dir`, which is for root alone.
+        listen: Listen, "metrics.listen", "`address:port` or `none`", (Listen(Some(METRICS)));
+    }
+}
+
+mapping! {
     /// `interlock`.
     Interlock {
         /// Interfaces that belong to pods, by name or as a beginning with `*`: until one of `ports` claims such an
@@ -181,6 +213,17 @@ macro_rules! words {
             }
         }
     };
+}
+
+words! {
+    /// How traffic is taken up.
+    #[derive(clap::ValueEnum)]
+    Mode {
+        /// Userspace carries everything.
+        Router = "router",
+        /// The kernel carries what userspace has judged.
+        Inline = "inline",
+    }
 }
 
 words! {
@@ -212,6 +255,49 @@ words! {
         Closed = "closed",
         /// Hand them to the kernel.
         Open = "open",
+    }
+}
+
+/// What becomes of frames with a VLAN tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vlan {
+    /// They are dropped.
+    Deny,
+    /// One priority tag is taken off; the rest is dropped.
+    Strip0,
+}
+
+impl fmt::Display for Vlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Deny => "deny",
+            Self::Strip0 => "strip0",
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Vlan {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Word(String),
+            Lists(HashMap<String, serde::de::IgnoredAny>),
+            Other(serde::de::IgnoredAny),
+        }
+        let allows = match Written::deserialize(deserializer)? {
+            Written::Word(word) if word == "deny" => return Ok(Self::Deny),
+            Written::Word(word) if word == "strip0" => return Ok(Self::Strip0),
+            Written::Word(word) => word.starts_with("allow"),
+            Written::Lists(lists) => lists.contains_key("allow"),
+            Written::Other(_) => false,
+        };
+        Err(D::Error::custom(if allows {
+            "`allow` has no meaning in router mode: what is routed leaves its VLAN, and no port has an address in \
+             another one; use `deny` or `strip0`"
+        } else {
+            "`vlan` is `deny` or `strip0`"
+        }))
     }
 }
 
@@ -279,18 +365,24 @@ const LONGEST: Duration = Duration::from_secs(300);
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let span = digits.parse::<u32>().ok().and_then(|number| match &text[digits.len()..] {
-            "ms" => Some(Duration::from_millis(number.into())),
-            "s" => Some(Duration::from_secs(number.into())),
-            "m" => Some(Duration::from_secs(u64::from(number) * 60)),
-            _ => None,
-        });
-        match span {
+        match duration(&text) {
             Some(span) if span <= LONGEST => Ok(Self(span)),
             Some(_) => Err(D::Error::custom(format!("`{text}` is longer than {} s", LONGEST.as_secs()))),
             None => Err(D::Error::custom(format!("`{text}` is not a duration such as 30s or 500ms"))),
         }
+    }
+}
+
+/// A duration with its unit: `500ms`, `30s`, `10m`, `1h`.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number = digits.parse::<u32>().ok()?.into();
+    match &text[digits.len()..] {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_secs(number * 60)),
+        "h" => Some(Duration::from_secs(number * 3600)),
+        _ => None,
     }
 }
 
@@ -300,6 +392,35 @@ impl fmt::Display for Span {
             write!(f, "{}ms", self.0.as_millis())
         } else {
             write!(f, "{}s", self.0.as_secs())
+        }
+    }
+}
+
+/// On this node alone, unless it is said otherwise.
+const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9471);
+
+/// Where to listen, if anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Listen(pub(super) Option<SocketAddr>);
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match &*String::deserialize(deserializer)? {
+            "none" => Ok(Self(None)),
+            text => text.parse().map(|address| Self(Some(address))).map_err(|_not_one| {
+                D::Error::custom(format!(
+                    "`{text}` is neither address:port, such as 127.0.0.1:9471, nor `none`"
+                ))
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("none"),
         }
     }
 }

@@ -69,6 +69,12 @@ impl NodeLinks {
         Ok(Self { handle })
     }
 
+    /// The connection itself.
+    #[must_use]
+    pub const fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// Subscribes to changes of links, addresses, routes and neighbours. Subscribe first and take the snapshot
     /// after it: then no change is missed.
     ///
@@ -158,6 +164,17 @@ impl NodeLinks {
             .await
             .map_err(refused("resolve a neighbour"))
     }
+
+    /// Tells the kernel the MAC address of a neighbour, which it checks for itself before long.
+    ///
+    /// # Errors
+    ///
+    /// The interface is gone or down, or the kernel refuses.
+    pub async fn introduce(&self, index: u32, address: Address, mac: MacAddr) -> Result<(), LinksError> {
+        let request = self.handle.neighbours().add(index, address.ip()).replace();
+        let request = request.state(NeighbourState::Stale).link_layer_address(&mac.0);
+        request.execute().await.map_err(refused("introduce a neighbour"))
+    }
 }
 
 impl Changes {
@@ -210,6 +227,7 @@ fn interface(message: &LinkMessage) -> Option<(String, Interface)> {
         mac: MacAddr([0; 6]),
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        carrier: message.header.flags.contains(LinkFlags::LowerUp),
         controller: None,
     };
     for attribute in &message.attributes {

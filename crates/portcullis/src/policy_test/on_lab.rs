@@ -16,6 +16,7 @@ use policy::model::{Cluster, Labels, Namespace};
 use policy::{Connection, evaluate};
 
 use super::executor::{Answer, Executor, Question};
+use crate::config::Mode;
 use crate::exit::{Failure, system};
 use crate::lab_agent::{AgentHome, LabAgent};
 
@@ -32,14 +33,15 @@ const GENERATION: &str = "portcullis_table_generation";
 #[derive(Debug)]
 pub struct OnLab {
     binary: PathBuf,
+    mode: Mode,
     standing: Option<Standing>,
 }
 
 impl OnLab {
-    /// The lab comes up with the first step; `binary` is the agent that enforces in it.
+    /// The lab comes up with the first step; `binary` is the agent that enforces in it, in this mode.
     #[must_use]
-    pub fn new(binary: &Path) -> Self {
-        Self { binary: binary.to_owned(), standing: None }
+    pub fn new(binary: &Path, mode: Mode) -> Self {
+        Self { binary: binary.to_owned(), mode, standing: None }
     }
 
     /// Takes the lab down; nothing of it stays.
@@ -70,7 +72,7 @@ impl Executor for OnLab {
                 .standing
                 .take()
                 .map_or(Ok(()), Standing::down)
-                .and_then(|()| Standing::up(&self.binary, cluster))
+                .and_then(|()| Standing::up(&self.binary, self.mode, cluster))
                 .map(|standing| self.standing = Some(standing)),
         };
         outcome.map_err(system)
@@ -108,11 +110,11 @@ struct Standing {
 }
 
 impl Standing {
-    fn up(binary: &Path, cluster: &Cluster) -> Result<Self> {
+    fn up(binary: &Path, mode: Mode, cluster: &Cluster) -> Result<Self> {
         let topology = topology(&Lab::unique(), cluster);
         let lab = Lab::up(&topology)?;
         let folder = std::env::temp_dir().join(format!("portcullis-{}", lab.name()));
-        let home = AgentHome::new(&folder, binary, &lab, true, "")?;
+        let home = AgentHome::new(&folder, binary, &lab, true, &format!("mode: {mode}\n"))?;
         let addresses =
             |place: Place| topology.addresses(&place).into_iter().map(move |it| (it, place.clone()));
         let mut standing = Self {

@@ -78,7 +78,11 @@ impl Scene {
 
     /// Servers of all pods and hosts on ports 80 and 81.
     pub(crate) fn servers(&self) -> Servers {
-        Servers::start(&self.lab, &[80, 81]).expect("servers")
+        self.servers_on(&[80, 81])
+    }
+
+    pub(crate) fn servers_on(&self, ports: &[u16]) -> Servers {
+        Servers::start(&self.lab, ports).expect("servers")
     }
 
     pub(crate) fn address(&self, place: &Place, family: Family) -> IpAddr {

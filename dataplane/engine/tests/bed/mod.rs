@@ -11,7 +11,7 @@ use engine::flows::Millis;
 use engine::io::{PacketIo, Slot};
 use engine::loopback::Loopback;
 use engine::shared::{Owner, Shared};
-use engine::wiring::{Port, PortId, Role, Route, Wiring};
+use engine::wiring::{Port, PortId, Role, Route, Speaker, Wiring};
 use engine::worker::Worker;
 use flow::{Address, DropReason, MacAddr};
 use policy::model::Cluster;
@@ -26,6 +26,7 @@ pub(crate) const A6: &str = "fd00::1";
 pub(crate) const B6: &str = "fd00::2";
 pub(crate) const OUTSIDE: &str = "198.51.100.10";
 pub(crate) const NODE: &str = "192.0.2.1";
+pub(crate) const NODE6: &str = "2001:db8::1";
 /// An address that the node goes by, and that is on none of its interfaces.
 pub(crate) const NODE_PUBLIC: &str = "203.0.113.77";
 
@@ -62,20 +63,22 @@ pub(crate) fn wiring() -> Wiring {
 }
 
 pub(crate) fn wiring_with_macs(known: [bool; 3]) -> Wiring {
+    let speaker = Speaker { v4: Some(address(NODE)), v6: Some(address(NODE6)) };
     let pod = |port: usize, v4: &str, v6: &str| Port {
         name: format!("pod{port}"),
         mac: port_mac(port),
         mtu: 1500,
+        speaker,
         role: Role::Pod {
             mac: known[port].then(|| pod_mac(port)),
             addresses: vec![address(v4), address(v6)],
         },
     };
-    let up = Port { name: "up".into(), mac: port_mac(UPLINK), mtu: 1500, role: Role::Uplink };
+    let up = Port { name: "up".into(), mac: port_mac(UPLINK), mtu: 1500, speaker, role: Role::Uplink };
     let (port, network, gateway) = (PortId(UPLINK as u16), address("0.0.0.0"), address("192.0.2.254"));
     Wiring::new(
         vec![pod(0, A, A6), pod(1, B, B6), pod(2, C, "fd00::3"), up],
-        [address(NODE)],
+        [address(NODE), address(NODE6)],
         [Route { network, length: 0, port: Some(port), via: Some(gateway) }],
         [((port, gateway), GATEWAY)],
     )
@@ -113,6 +116,8 @@ pub(crate) struct Bed {
     pub(crate) tables: Publisher<PolicyTable>,
     pub(crate) wirings: Publisher<Wiring>,
     pub(crate) now: u64,
+    /// The ICMP errors that left, and by which port.
+    pub(crate) errors: Vec<(usize, Vec<u8>)>,
 }
 
 /// Where one frame went.
@@ -135,7 +140,7 @@ impl Bed {
         let io = Loopback::new(4, 256, 64);
         let readers = (tables.reader(), wirings.reader());
         let worker = Worker::new(0, io, Arc::clone(&shared), readers.0, readers.1, window);
-        Self { worker, shared, tables, wirings, now: 0 }
+        Self { worker, shared, tables, wirings, now: 0, errors: Vec::new() }
     }
 
     /// A node where b accepts TCP and UDP on port 80, and all else is open.
@@ -163,7 +168,7 @@ impl Bed {
         handled
     }
 
-    /// `rx + handed_in == tx + handed_out + sum(dropped)`, and no frame of packet memory is lost.
+    /// `rx + handed_in + made == tx + handed_out + sum(dropped)`, and no frame of packet memory is lost.
     pub(crate) fn check_ledger(&self) {
         let (tally, census) = (self.worker.tally(), self.worker.io().census());
         assert!(tally.balances(), "{tally:#?}");
@@ -178,6 +183,11 @@ impl Bed {
         assert_eq!(self.turn(), 1);
         let after = *self.worker.tally();
         for out in 0..4 {
+            while after.made > before.made
+                && let Some(bytes) = self.worker.io_mut().sent(Slot(out), <[u8]>::to_vec)
+            {
+                self.errors.push((out, bytes));
+            }
             if let Some(bytes) = self.worker.io_mut().sent(Slot(out), <[u8]>::to_vec) {
                 assert_eq!(after.tx, before.tx + 1);
                 return Fate::Sent { port: out, bytes };

@@ -11,7 +11,7 @@ use engine::events::Event;
 use engine::io::{PacketIo, Slot};
 use engine::loopback::Loopback;
 use engine::shared::{Owner, Shared};
-use engine::wiring::{Port, PortId, Role, Route, Wiring};
+use engine::wiring::{Port, PortId, Role, Route, Speaker, Wiring};
 use engine::worker::Worker;
 use flow::{DropReason, FlowKey, MacAddr, Verdict};
 use policy::model::Cluster;
@@ -114,7 +114,8 @@ impl Scene {
                 UPLINK => Role::Uplink,
                 _ => Role::Pod { mac: macs.then(|| pod_mac(port)), addresses },
             };
-            Port { name: format!("port{port}"), mac: port_mac(port), mtu: 1500, role }
+            let speaker = Speaker::default();
+            Port { name: format!("port{port}"), mac: port_mac(port), mtu: 1500, speaker, role }
         };
         let (up, via) = (PortId(UPLINK as u16), address("192.0.2.254"));
         let via6 = address("fe80::fe");

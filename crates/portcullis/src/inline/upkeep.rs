@@ -1,0 +1,133 @@
+//! The kernel's verdicts, looked after: forgotten when they are idle, renewed before their epoch ends.
+//!
+//! A new policy table changes the epochs of some ports. What it still allows is entered under the new epoch before
+//! the port's epoch is raised, so that no packet of it has to be asked about; what it does not is asked about, and
+//! cut, from then on.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::Result;
+use bpf::inline::{CachedFlow, VerdictCache};
+use engine::flows::{Flows, Millis};
+use engine::wiring::{PortId, Wiring};
+use flow::{FlowKey, Protocol, Verdict};
+use table::PolicyTable;
+
+use super::verdicts::{Base, Quota, port};
+
+/// Verdicts that are renewed at most; with more of them, the others are asked about again.
+const RENEWED: usize = 131_072;
+/// Verdicts that are judged at a time.
+const BATCH: usize = 256;
+
+/// How long a verdict is kept without a packet: as a connection of its kind (docs/ARCHITECTURE.md), seen from the
+/// kernel's few facts about it.
+const fn patience(flow: &CachedFlow) -> Duration {
+    let seconds = match (flow.verdict, flow.key.protocol) {
+        (Verdict::Deny, _) => 30,
+        _ if !flow.answered => 30,
+        (_, Protocol::TCP) if flow.ending => 2 * 60,
+        (_, Protocol::TCP) => 2 * 3600 + 4 * 60,
+        (_, Protocol::SCTP) if flow.ending => 10,
+        (_, Protocol::SCTP) => 5 * 60,
+        (_, Protocol::ICMP | Protocol::ICMPV6) => 60,
+        _ => 2 * 60,
+    };
+    Duration::from_secs(seconds)
+}
+
+/// What a round over the verdicts has met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Round {
+    /// Verdicts there are.
+    pub(super) kept: usize,
+    /// Verdicts that were idle for too long, and are gone.
+    pub(super) expired: usize,
+}
+
+/// Forgets idle verdicts, and tells the connection table which of its connections the kernel carries.
+///
+/// # Errors
+///
+/// The verdicts cannot be read.
+pub(super) fn sweep(
+    cache: &mut VerdictCache,
+    flows: &Flows,
+    quota: &Quota,
+    ports: usize,
+    now: Millis,
+) -> Result<Round> {
+    let coarse = super::coarse_now();
+    let mut idle = Vec::new();
+    let mut counted = vec![0; ports];
+    cache.each(|flow| {
+        let age = Duration::from_nanos(coarse.saturating_sub(flow.last_seen));
+        let known = port(flow.port).filter(|port| usize::from(port.0) < ports);
+        let Some(port) = known.filter(|_| age <= patience(&flow)) else {
+            idle.push(flow);
+            return;
+        };
+        counted[usize::from(port.0)] += 1;
+        if flow.verdict == Verdict::Allow {
+            flows.carried(&original(&flow), port, now);
+        }
+    })?;
+    cache.remove(&idle);
+    quota.set(&counted);
+    Ok(Round { kept: counted.iter().map(|count| *count as usize).sum(), expired: idle.len() })
+}
+
+/// Enters anew what `table` still allows, of the ports whose epochs it changes: `epochs` has the new ones.
+///
+/// # Errors
+///
+/// The verdicts cannot be read.
+pub(super) fn renew(
+    cache: &mut VerdictCache,
+    table: &PolicyTable,
+    wiring: &Wiring,
+    epochs: &HashMap<PortId, u32>,
+) -> Result<usize> {
+    let mut asked = Vec::new();
+    cache.each(|flow| {
+        let epoch = port(flow.port).and_then(|port| epochs.get(&port));
+        // What comes under an address of the node was judged by other means than its own address.
+        let hidden = !flow.pod_opened && wiring.is_node(flow.key.dst.address);
+        if let Some(epoch) =
+            epoch.filter(|_| flow.verdict == Verdict::Allow && !hidden && asked.len() < RENEWED)
+        {
+            asked.push(CachedFlow { epoch: *epoch, ..flow });
+        }
+    })?;
+    let mut renewed = 0;
+    let mut verdicts = [Verdict::Deny; BATCH];
+    for flows in asked.chunks(BATCH) {
+        let keys: Vec<FlowKey> = flows.iter().map(original).collect();
+        let verdicts = &mut verdicts[..keys.len()];
+        table.classify(&keys, verdicts);
+        let allowed: Vec<CachedFlow> = flows
+            .iter()
+            .zip(verdicts)
+            .filter(|(flow, verdict)| flow.provisional || **verdict == Verdict::Allow)
+            .map(|(flow, _)| *flow)
+            .collect();
+        renewed += allowed.len() - cache.enter(&allowed);
+    }
+    Ok(renewed)
+}
+
+/// The epochs that `table` gives the ports of these pods.
+pub(super) fn epochs(table: &PolicyTable, wiring: &Wiring, base: Base) -> HashMap<PortId, u32> {
+    let ports = wiring.ports().iter().zip(0..).filter_map(|(known, id)| {
+        let engine::wiring::Role::Pod { addresses, .. } = &known.role else { return None };
+        let epoch = addresses.iter().find_map(|address| table.epoch_of(*address))?;
+        Some((PortId(id), base.of(epoch)))
+    });
+    ports.collect()
+}
+
+/// The connection in the direction in which it was opened.
+const fn original(flow: &CachedFlow) -> FlowKey {
+    if flow.pod_opened { flow.key } else { flow.key.reversed() }
+}

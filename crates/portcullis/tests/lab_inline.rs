@@ -1,0 +1,85 @@
+//! Inline mode on real packets: the kernel carries, userspace judges.
+
+mod scene;
+
+use std::time::Duration;
+
+use lab::{Family, Place, Probe, Transport, probe_all};
+use scene::*;
+
+/// Who may reach y/a on 80 and who on any other, over both families and TCP and UDP, before and after.
+fn matrix(scene: &Scene) -> Vec<(String, bool)> {
+    let mut asked = Vec::new();
+    for from in ["x/a", "x/b", "y/b", "z/b"].map(pod) {
+        for to in ["y/a", "y/c"].map(pod) {
+            for (port, transport) in [(80, Transport::Tcp), (81, Transport::Tcp), (80, Transport::Udp)] {
+                for family in Family::ALL {
+                    let probe = Probe { from: from.clone(), to: scene.address(&to, family), port, transport };
+                    asked.push((
+                        format!("{from} -> {to} {port}/{transport:?} {family:?}"),
+                        to.clone(),
+                        probe,
+                    ));
+                }
+            }
+        }
+    }
+    let probes: Vec<Probe> = asked.iter().map(|(.., probe)| probe.clone()).collect();
+    let outcomes = probe_all(&scene.lab, &probes, TIMEOUT).expect("probes");
+    asked.iter().zip(outcomes).map(|((name, to, _), outcome)| (name.clone(), outcome.reached(to))).collect()
+}
+
+#[test]
+fn pods_reach_whom_policy_lets_them() {
+    let scene = Scene::new("mode: inline\n");
+    let _servers = scene.servers();
+    assert!(matrix(&scene).iter().all(|(_, reached)| *reached), "without an agent the kernel forwards all");
+    let agent = scene.agent();
+    for (name, reached) in matrix(&scene) {
+        let allowed = !name.contains("-> y/a") || name.starts_with("x/") && name.contains(" 80/");
+        assert_eq!(reached, allowed, "{name}\n{}", agent.log());
+    }
+    let outside = Place::outside(&scene.lab.topology().outside[0].name);
+    assert!(scene.reaches(&pod("x/a"), &outside, 80, Transport::Tcp));
+    assert!(!scene.reaches(&outside, &pod("y/a"), 80, Transport::Tcp));
+    assert!(scene.reaches(&outside, &pod("y/c"), 80, Transport::Tcp));
+}
+
+#[test]
+fn a_kill_stops_nothing_that_was_allowed_and_lets_nothing_new_through() {
+    let scene = Scene::new("mode: inline\n");
+    let agent = scene.agent();
+    let allowed = scene.stream(&pod("x/b"), &pod("y/a"), 80, Transport::Tcp, 1000);
+    eventually("allowed records arrive", Duration::from_secs(5), || allowed.report().delivered > 200);
+    agent.kill().expect("killed");
+    let before = allowed.report().delivered;
+    eventually("they go on", Duration::from_secs(5), || allowed.report().delivered > before + 500);
+    let _servers = scene.servers_on(&[81]);
+    assert!(!scene.reaches(&pod("x/a"), &pod("y/b"), 81, Transport::Tcp), "closed for what is new");
+    let agent = scene.agent();
+    assert!(agent.log().contains("went on with the connections"), "{}", agent.log());
+    assert!(scene.reaches(&pod("x/a"), &pod("y/b"), 81, Transport::Tcp));
+    let before = allowed.report().delivered;
+    eventually("and on", Duration::from_secs(5), || allowed.report().delivered > before + 500);
+    assert!(!allowed.stop().broken);
+}
+
+#[test]
+fn what_a_new_policy_denies_stops_at_once_and_the_rest_loses_nothing() {
+    let scene = Scene::new("mode: inline\n");
+    let agent = scene.agent();
+    let cut = scene.stream(&pod("x/b"), &pod("y/a"), 80, Transport::Udp, 1000);
+    let kept = scene.stream(&pod("x/b"), &pod("y/c"), 80, Transport::Udp, 1000);
+    eventually("both arrive", Duration::from_secs(5), || {
+        cut.report().delivered > 200 && kept.report().delivered > 200
+    });
+    let lost = kept.report().lost();
+    let applied = scene.home.apply("policy.yaml", Y_A_FROM_Z).expect("a manifest");
+    std::thread::sleep(Duration::from_secs(1));
+    let report = cut.stop();
+    let last = report.last_delivery.expect("a delivery").saturating_duration_since(applied);
+    assert!(last < Duration::from_millis(100), "the last one came after {last:?}\n{}", agent.log());
+    assert!(report.sent > report.delivered + 500, "it was sent all the time");
+    let kept = kept.stop();
+    assert!(kept.lost() <= lost, "{kept:?}");
+}

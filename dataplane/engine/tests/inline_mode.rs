@@ -1,0 +1,266 @@
+//! Inline mode in memory: what the kernel punts, what it is told, and what it gets back.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bed;
+
+use std::sync::Arc;
+
+use bed::*;
+use engine::flows::Millis;
+use engine::inline::{APPROVAL, Judge, Judged, Kernel};
+use engine::io::Slot;
+use engine::loopback::Loopback;
+use engine::polling::Turns as _;
+use engine::shared::{Owner, Shared};
+use engine::wiring::{PortId, Wiring};
+use flow::{DropReason, FlowKey, Verdict};
+use policy::model::Cluster;
+use table::{PolicyTable, Publisher};
+use testkit::frames::{FrameBuilder, frame};
+
+const SERVICE: &str = "10.96.0.10";
+
+/// The kernel's side, which remembers what it was told.
+#[derive(Debug, Default)]
+struct Told {
+    entered: Vec<Judged>,
+    approved: u32,
+}
+
+impl Kernel for Told {
+    fn port(&self, id: u16) -> Option<PortId> {
+        id.checked_sub(1).map(PortId)
+    }
+
+    fn enter(&mut self, verdicts: &[Judged]) -> usize {
+        self.entered.extend_from_slice(verdicts);
+        0
+    }
+
+    fn approve(&mut self, tag: u16) -> [u8; APPROVAL] {
+        self.approved += 1;
+        let mut shown = [0xaa; APPROVAL];
+        shown[..2].copy_from_slice(&tag.to_be_bytes());
+        shown
+    }
+}
+
+struct Inline {
+    judge: Judge<Loopback, Told>,
+    shared: Arc<Shared>,
+    tables: Publisher<PolicyTable>,
+    wirings: Publisher<Wiring>,
+    now: u64,
+}
+
+/// What became of a punted frame, and what the kernel was told meanwhile.
+#[derive(Debug)]
+struct Outcome {
+    back: Option<Vec<u8>>,
+    dropped: Option<DropReason>,
+    told: Vec<Judged>,
+}
+
+impl Outcome {
+    #[track_caller]
+    fn passes(&self) -> &[Judged] {
+        assert!(self.back.is_some(), "{self:?}");
+        &self.told
+    }
+
+    #[track_caller]
+    fn drops(&self, reason: DropReason) -> &[Judged] {
+        assert_eq!((self.dropped, &self.back), (Some(reason), &None));
+        &self.told
+    }
+}
+
+impl Inline {
+    fn new(cluster: Cluster) -> Self {
+        let owners = (0..4).map(|slot| Owner { worker: 0, slot: Slot(slot) }).collect();
+        let shared = Arc::new(Shared::new(owners, 1024));
+        let (mut tables, mut wirings) = (Publisher::new(), Publisher::new());
+        let io = Loopback::new(1, 256, 64);
+        let (table_reader, wiring_reader) = (tables.reader(), wirings.reader());
+        let judge = Judge::new(io, Told::default(), Arc::clone(&shared), table_reader, wiring_reader, 0);
+        wirings.publish(wiring().with_services([(address("10.96.0.0"), 12)]));
+        tables.publish(table(cluster));
+        Self { judge, shared, tables, wirings, now: 10_000 }
+    }
+
+    fn punt(&mut self, port: usize, departing: bool, frame: FrameBuilder) -> Outcome {
+        self.punt_bytes(port, departing, frame.build())
+    }
+
+    fn punt_bytes(&mut self, port: usize, departing: bool, mut bytes: Vec<u8>) -> Outcome {
+        let tag = ((port as u16 + 1) << 1) | u16::from(departing);
+        bytes.splice(12..12, [0x81, 0, tag.to_be_bytes()[0], tag.to_be_bytes()[1]]);
+        let before = self.judge.counters().read();
+        assert!(self.judge.io_mut().inject(Slot(0), &bytes));
+        self.now += 1;
+        assert_eq!(self.judge.turn(Millis(self.now)), 1);
+        let after = self.judge.counters().read();
+        assert!(after.balances(), "{after:?}");
+        let mut reasons = DropReason::ALL.iter().copied();
+        let dropped = reasons.rfind(|reason| after.dropped_for(*reason) > before.dropped_for(*reason));
+        let back = self.judge.io_mut().sent(Slot(0), <[u8]>::to_vec);
+        if let Some(back) = &back {
+            let (frame, shown) = back.split_at(back.len() - APPROVAL);
+            assert_eq!(frame, bytes, "it goes back as it came");
+            assert_eq!(shown[..2], tag.to_be_bytes());
+        }
+        Outcome { back, dropped, told: std::mem::take(&mut self.judge.kernel_mut().entered) }
+    }
+}
+
+fn key(src: &str, src_port: u16, dst: &str, dst_port: u16) -> FlowKey {
+    FlowKey::new(flow::Protocol::TCP, (address(src), src_port), (address(dst), dst_port))
+}
+
+fn syn(src: &str, src_port: u16, dst: &str, dst_port: u16) -> FrameBuilder {
+    frame().ip(src, dst).tcp(src_port, dst_port).syn()
+}
+
+/// As the pod behind `port` sends it.
+fn by(port: usize, frame: FrameBuilder) -> FrameBuilder {
+    frame.from(pod_mac(port)).to(port_mac(port))
+}
+
+/// As the kernel sends it to the pod behind `port`.
+fn toward(port: usize, frame: FrameBuilder) -> FrameBuilder {
+    frame.from(port_mac(port)).to(pod_mac(port))
+}
+
+#[test]
+fn one_punt_tells_the_kernel_about_both_pods() {
+    for (a, b) in [(A, B), (A6, B6)] {
+        let mut inline = Inline::new(b_accepts(&[80]));
+        let outcome = inline.punt(0, false, by(0, syn(a, 4000, b, 80)));
+        let [at_a, at_b] = outcome.passes() else { panic!("{outcome:?}") };
+        assert_eq!((at_a.port, at_a.key, at_a.pod_opened), (PortId(0), key(a, 4000, b, 80), true));
+        assert_eq!((at_b.port, at_b.key, at_b.pod_opened), (PortId(1), key(b, 80, a, 4000), false));
+        assert!([at_a, at_b].iter().all(|told| told.verdict == Verdict::Allow && !told.provisional));
+    }
+}
+
+#[test]
+fn a_denial_is_told_for_the_way_it_was_opened_only() {
+    let mut inline = Inline::new(b_accepts(&[80]));
+    let outcome = inline.punt(0, false, by(0, syn(A, 4000, B, 81)));
+    let [told] = outcome.drops(DropReason::DefaultDeny) else { panic!("{outcome:?}") };
+    assert_eq!((told.port, told.key, told.pod_opened), (PortId(0), key(A, 4000, B, 81), true));
+    assert_eq!(told.verdict, Verdict::Deny);
+    // The other end may open one on the same ports.
+    let outcome = inline.punt(1, false, by(1, syn(B, 81, A, 4000)));
+    assert_eq!(outcome.passes().len(), 2);
+}
+
+#[test]
+fn a_reply_is_never_judged_as_a_connection_of_its_own() {
+    // b may open nothing, and a may reach it on 80.
+    let closed = || {
+        let accepted = testkit::cluster::rule().on("TCP/80");
+        testkit::cluster::cluster()
+            .node("node", NODE)
+            .pod("x/a", &format!("{A} {A6}"), "")
+            .pod("x/b", &format!("{B} {B6}"), "app=b")
+            .pod("x/c", &format!("{C} fd00::3"), "")
+            .policy(testkit::cluster::policy("x/p").subjects("app=b").ingress([accepted]).egress([]))
+            .build()
+    };
+    let mut inline = Inline::new(closed());
+    inline.punt(0, false, by(0, syn(A, 4000, B, 80))).passes();
+    // The verdict was lost (evicted, or its epoch has changed): the reply comes here.
+    inline.tables.publish(table(closed()));
+    let reply = by(1, frame().ip(B, A).tcp(80, 4000).ack());
+    let outcome = inline.punt(1, false, reply.clone());
+    assert!(
+        outcome
+            .passes()
+            .iter()
+            .all(|told| told.key == key(A, 4000, B, 80) || told.key == key(B, 80, A, 4000))
+    );
+    inline.punt(0, true, toward(0, reply)).passes();
+    // Nor does a connection of its own pass as a reply.
+    inline.punt(1, false, by(1, syn(B, 80, A, 4000))).drops(DropReason::DefaultDeny);
+    // What nobody opened is nobody's reply.
+    inline.punt(1, false, by(1, frame().ip(B, A).tcp(80, 4001).ack())).drops(DropReason::NoFlow);
+}
+
+#[test]
+fn what_the_kernel_carried_through_a_restart_is_known_again() {
+    let mut inline = Inline::new(b_accepts(&[80]));
+    inline.shared.flows.carried(&key(A, 4000, B, 80), PortId(0), Millis(inline.now));
+    inline.shared.flows.carried(&key(A, 4000, B, 81), PortId(0), Millis(inline.now));
+    inline.punt(1, false, by(1, frame().ip(B, A).tcp(80, 4000).ack())).passes();
+    inline.punt(1, false, by(1, frame().ip(B, A).tcp(81, 4000).ack())).drops(DropReason::DefaultDeny);
+}
+
+#[test]
+fn a_service_is_judged_where_its_backend_is_seen() {
+    let mut inline = Inline::new(b_accepts(&[80]));
+    let outcome = inline.punt(0, false, by(0, syn(A, 4000, SERVICE, 80)));
+    let [told] = outcome.passes() else { panic!("{outcome:?}") };
+    assert!(told.provisional && told.key == key(A, 4000, SERVICE, 80), "{told:?}");
+    // Translated to b: on 80 it passes, on 81 it does not.
+    inline.punt(1, true, toward(1, syn(A, 4000, B, 80))).passes();
+    inline.punt(1, true, toward(1, syn(A, 4001, B, 81))).drops(DropReason::DefaultDeny);
+    // Translated to somebody elsewhere: seen as it leaves. Not translated at all, it does not leave.
+    inline.punt(UPLINK, true, syn(A, 4002, OUTSIDE, 80)).passes();
+    inline.punt(UPLINK, true, syn(A, 4000, SERVICE, 80)).drops(DropReason::ServiceUntranslated);
+}
+
+#[test]
+fn a_hidden_source_reaches_open_pods_only() {
+    let mut inline = Inline::new(b_accepts(&[80]));
+    inline.punt(1, true, toward(1, syn(NODE, 4000, B, 80))).drops(DropReason::MasqueradedSource);
+    inline.punt(2, true, toward(2, syn(NODE, 4000, C, 80))).passes();
+}
+
+#[test]
+fn nobody_speaks_for_another_and_nothing_reaches_another() {
+    let mut inline = Inline::new(b_accepts(&[80]));
+    inline.punt(0, false, by(0, syn(C, 4000, B, 80))).drops(DropReason::SpoofedSource);
+    inline.punt(2, true, toward(2, syn(A, 4000, B, 80))).drops(DropReason::NotForUs);
+    inline.punt(UPLINK, true, syn(OUTSIDE, 4000, OUTSIDE, 80)).drops(DropReason::NotForUs);
+    inline.punt(7, false, by(0, syn(A, 4000, B, 80))).drops(DropReason::UnknownPod);
+}
+
+#[test]
+fn fragments_follow_their_first_where_they_come_and_where_they_go() {
+    let mut inline = Inline::new(b_accepts(&[80]));
+    let datagram = |port| frame().ip(A, B).udp(4000, port).payload(&[7; 4000]);
+    for (port, passes) in [(80, true), (81, false)] {
+        for (at, departing) in [(0, false), (1, true)] {
+            let addressed = if departing { toward(1, datagram(port)) } else { by(0, datagram(port)) };
+            for (n, bytes) in addressed.fragments(u32::from(port), 1448).into_iter().enumerate() {
+                let outcome = inline.punt_bytes(at, departing, bytes);
+                let unmatched = if n == 0 { DropReason::DefaultDeny } else { DropReason::FragmentUnmatched };
+                let _told = if passes { outcome.passes() } else { outcome.drops(unmatched) };
+            }
+        }
+    }
+}
+
+#[test]
+fn icmp_errors_pass_with_what_they_quote_and_are_never_cached() {
+    let mut inline = Inline::new(b_accepts(&[80]));
+    let quoted = syn(A, 4000, B, 80).build();
+    inline.punt(0, false, by(0, syn(A, 4000, B, 80))).passes();
+    let error = |about: &[u8]| by(1, frame().ip(B, A).icmp_error(3, 4, about));
+    assert_eq!(inline.punt(1, false, error(&quoted)).passes(), []);
+    let stranger = syn(A, 4001, B, 80).build();
+    inline.punt(1, false, error(&stranger)).drops(DropReason::IcmpUnrelated);
+}
+
+#[test]
+fn without_a_table_nothing_goes_back() {
+    let mut inline = Inline::new(b_accepts(&[80]));
+    let mut empty = Publisher::new();
+    let reader = empty.reader();
+    let io = Loopback::new(1, 256, 64);
+    let wiring = inline.wirings.reader();
+    inline.judge = Judge::new(io, Told::default(), Arc::clone(&inline.shared), reader, wiring, 0);
+    inline.punt(0, false, by(0, syn(A, 4000, B, 80))).drops(DropReason::NoTable);
+}
