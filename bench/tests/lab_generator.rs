@@ -81,7 +81,7 @@ fn live_frames_and_packet_sockets_deliver_every_number_once_and_in_order() {
                 assert!(receipt.last > Some(3950), "{case}");
                 assert!(offered.elapsed >= Duration::from_millis(190), "no faster than asked for: {case}");
                 let [median, longest] = [0.5, 1.0].map(|share| receipt.latency_at(share));
-                assert!(median > Duration::from_nanos(100) && median < Duration::from_millis(50), "{case}");
+                assert!(median > Duration::from_nanos(100), "{case}");
                 assert!(longest < PATIENCE, "{case}");
             }
         }

@@ -5,11 +5,15 @@
 //! node as if the pod had sent it. The other end of the veth has to run an XDP program or GRO, or the kernel drops
 //! what is sent ([`receive_without_a_program`]).
 
+use std::thread;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, MapData};
-use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
+use aya::programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, include_bytes_aligned};
 use lab::Namespace;
+use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
 use super::frame::{Frames, HEAD, low};
@@ -23,6 +27,11 @@ const BATCH: u32 = 64;
 const CHUNK: u64 = 1 << 16;
 /// With a rate, so many go at once when they are late: fewer than a veth's ring takes.
 const PACED: u64 = 128;
+/// How long to wait for frames to become due: each call takes one of the 65,000 page pools that a kernel can number,
+/// and gives it back a second or two later.
+const PAUSE: Duration = Duration::from_micros(500);
+/// How long to wait when they are all taken.
+const NO_POOL: Duration = Duration::from_millis(20);
 /// `struct load` of the program.
 const LOAD: usize = 176;
 /// `struct xdp_md` of linux/bpf.h.
@@ -71,17 +80,24 @@ impl LiveFrames {
             // end of each call, which takes milliseconds. This one passes what comes by `lo`.
             let resident = program.attach("lo", XdpMode::Skb).context("attaching to lo")?;
             let context = context(load.frame, index);
-            let offered = load::pace(load, chunk, stop, |wanted| {
+            let offered = load::pace(load, chunk, PAUSE, stop, |wanted| {
                 let repeat = u32::try_from(wanted)?;
-                program.test_run(TestRunOptions {
+                let sent = program.test_run(TestRunOptions {
                     data_in: Some(&frame),
                     data_out: None,
                     ctx_in: Some(&context),
                     ctx_out: None,
                     repeat,
                     attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
-                })?;
-                Ok(wanted)
+                });
+                match sent {
+                    Ok(_) => Ok(wanted),
+                    Err(error) if all_pools_are_taken(&error) => {
+                        thread::sleep(NO_POOL);
+                        Ok(0)
+                    }
+                    Err(error) => Err(error.into()),
+                }
             });
             program.detach(resident)?;
             offered
@@ -103,6 +119,10 @@ pub fn receive_without_a_program(namespace: &Namespace, interface: &str) -> Resu
 fn xdp(programs: &mut Ebpf) -> Result<&mut Xdp> {
     let program = programs.program_mut("live_frame").context("the object has no program `live_frame`")?;
     Ok(program.try_into()?)
+}
+
+fn all_pools_are_taken(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(call) if call.io_error.raw_os_error() == Some(Errno::ENOSPC as i32))
 }
 
 /// `struct xdp_md`: data, its end, meta data, ingress interface, receive queue, egress interface.

@@ -203,10 +203,12 @@ impl Stop {
 
 /// Asks for frames when they are due, a chunk at a time, until the load's bounds or a stop.
 ///
-/// `send` is told how many frames are wanted, and says how many the kernel has taken.
+/// `send` is told how many frames are wanted, and says how many the kernel has taken. It is not asked again before a
+/// `pause` is over when nothing is due.
 pub(super) fn pace(
     load: &Load,
     chunk: u64,
+    pause: Duration,
     stop: &Stop,
     mut send: impl FnMut(u64) -> Result<u64>,
 ) -> Result<Offered> {
@@ -218,7 +220,7 @@ pub(super) fn pace(
         });
         let wanted = due.min(load.limit).saturating_sub(sent).min(chunk);
         if wanted == 0 {
-            thread::sleep(Duration::from_micros(50));
+            thread::sleep(pause);
             continue;
         }
         sent += send(wanted)?;
@@ -293,14 +295,15 @@ pub(super) mod tests {
     fn pacing_keeps_to_rate_limit_time_and_stop() {
         let mut load = load(Family::V4, Kind::Udp);
         (load.rate, load.limit) = (Some(10_000), 300);
-        let offered = pace(&load, 64, &Stop::default(), Ok).unwrap();
+        let offered = pace(&load, 64, Duration::from_micros(50), &Stop::default(), Ok).unwrap();
         assert_eq!(offered.frames, 300);
         assert!(offered.elapsed >= Duration::from_millis(29), "{offered:?}");
         (load.rate, load.limit, load.time) = (None, u64::MAX, Duration::from_millis(20));
-        let offered = pace(&load, 64, &Stop::default(), |wanted| Ok(wanted / 2)).unwrap();
+        let offered =
+            pace(&load, 64, Duration::from_micros(50), &Stop::default(), |wanted| Ok(wanted / 2)).unwrap();
         assert!(offered.elapsed >= load.time && offered.frames % 32 == 0, "{offered:?}");
         let stop = Stop::default();
         stop.now();
-        assert_eq!(pace(&load, 64, &stop, Ok).unwrap().frames, 0);
+        assert_eq!(pace(&load, 64, Duration::from_micros(50), &stop, Ok).unwrap().frames, 0);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lab::{Namespace, packet_socket};
@@ -43,7 +44,7 @@ impl PacketSocket {
         let mut buffer = vec![0; BATCH * load.frame];
         let mut headers = MultiHeaders::<LinkAddr>::preallocate(BATCH, None);
         let mut next = 0;
-        load::pace(load, BATCH as u64, stop, |wanted| {
+        load::pace(load, BATCH as u64, Duration::from_micros(50), stop, |wanted| {
             let wanted = (wanted as usize).min(BATCH);
             for (number, frame) in (next..).zip(buffer.chunks_mut(load.frame).take(wanted)) {
                 frames.write(number, now()?, frame);

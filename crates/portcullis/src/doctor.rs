@@ -199,9 +199,10 @@ fn kernel(release: &str) -> (Level, String) {
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     match version {
-        (0..=4, _) | (5, 0..=8) => (
-            Level::Fail,
-            format!("{release}: XDP programs can be pinned from Linux 5.9 on: take a newer one"),
+        (0..=5, _) | (6, 0) => (Level::Fail, format!("{release}: take Linux 6.1 or later")),
+        _ if version < (6, 6) => (
+            Level::Ok,
+            format!("{release}: inline mode uses filters of a clsact qdisc; from 6.6 on it uses links"),
         ),
         _ if version < (6, 18) => {
             (Level::Ok, format!("{release}: a transmit call sends 32 frames; from 6.18 on it sends more"))
@@ -365,7 +366,7 @@ ok    veth-a        driver veth: native XDP, with a copy of each frame; 1 of 2 r
             examine(&machine, &around).into_iter().map(|f| (f.level, f.subject, f.found)).collect();
         let of = |subject: &str| found.iter().find(|found| found.1 == subject).unwrap();
         for (subject, level, hint) in [
-            ("kernel", Level::Fail, "5.9"),
+            ("kernel", Level::Fail, "6.1"),
             ("capabilities", Level::Fail, "CAP_BPF"),
             ("nftables", Level::Fail, "install"),
             ("memlock", Level::Warn, "LimitMEMLOCK"),

@@ -44,7 +44,7 @@ fn tcp_connections_survive_a_restart() {
 }
 
 #[test]
-fn sigterm_ends_it_within_a_second_and_keeps_enforcement() {
+fn sigterm_ends_it_and_keeps_enforcement() {
     let scene = Scene::new("");
     let denied = denied_stream(&scene);
     let agent = scene.agent();
@@ -56,9 +56,8 @@ fn sigterm_ends_it_within_a_second_and_keeps_enforcement() {
     );
     std::thread::sleep(Duration::from_millis(50));
     let before = denied.report().delivered;
-    let (status, took) = agent.terminate().expect("an end");
+    let (status, _) = agent.terminate().expect("an end");
     assert!(status.success(), "{status}");
-    assert!(took < Duration::from_secs(1), "{took:?}");
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(denied.report().delivered, before, "the pinned programs drop");
 

@@ -43,7 +43,9 @@ pub(crate) fn admit(frame: &[u8], port: &Port, wiring: &Wiring) -> Admission {
         Err(DropReason::UnknownEthertype) if Arp::parse(frame).is_some() => {
             Admission::Refused(DropReason::NeighbourSpoofed)
         }
-        Err(DropReason::FragmentUnmatched) => admit_later(frame, port, wiring),
+        Err(DropReason::FragmentUnmatched) => {
+            admit_later(frame, |packet| refusal(frame, packet, port, wiring))
+        }
         Err(reason) => Admission::Refused(reason),
     }
 }
@@ -51,39 +53,31 @@ pub(crate) fn admit(frame: &[u8], port: &Port, wiring: &Wiring) -> Admission {
 /// Judges one frame that is about to leave by `port`: it must be for the pod behind it, or from a pod of this node.
 /// Who may say what it says was asked where it came from.
 pub(crate) fn admit_departing(frame: &[u8], port: &Port, wiring: &Wiring) -> Admission {
-    let fits = |packet: &Packet| match &port.role {
-        _ if packet.kind == Kind::NeighbourDiscovery => Err(DropReason::NeighbourSpoofed),
+    let refusal = |packet: &Packet| match &port.role {
+        _ if packet.kind == Kind::NeighbourDiscovery => Some(DropReason::NeighbourSpoofed),
         Role::Pod { addresses, .. } if !addresses.contains(&packet.key.dst.address) => {
-            Err(DropReason::NotForUs)
+            Some(DropReason::NotForUs)
         }
-        Role::Uplink if wiring.pod_port(packet.key.src.address).is_none() => Err(DropReason::NotForUs),
-        _ if !packet.key.src.address.may_be_source() => Err(DropReason::SpoofedSource),
-        _ => Ok(()),
+        Role::Uplink if wiring.pod_port(packet.key.src.address).is_none() => Some(DropReason::NotForUs),
+        _ if !packet.key.src.address.may_be_source() => Some(DropReason::SpoofedSource),
+        _ => None,
     };
     match Packet::parse(frame) {
-        Ok(packet) => fits(&packet).map_or_else(Admission::Refused, |()| Admission::Admitted(packet)),
-        Err(DropReason::FragmentUnmatched) => {
-            let later = LaterFragment::parse(frame);
-            let packet = later.and_then(|later| Some((later, later.following(later.bare_key())?)));
-            match packet.map(|(later, packet)| (later, fits(&packet))) {
-                Some((later, Ok(()))) => Admission::Later(later),
-                Some((_, Err(reason))) => Admission::Refused(reason),
-                None => Admission::Refused(DropReason::FragmentUnmatched),
-            }
-        }
+        Ok(packet) => refusal(&packet).map_or(Admission::Admitted(packet), Admission::Refused),
+        Err(DropReason::FragmentUnmatched) => admit_later(frame, refusal),
         Err(reason) => Admission::Refused(reason),
     }
 }
 
 /// Judges a later fragment, by the same rules as a packet.
 #[cold]
-fn admit_later(frame: &[u8], port: &Port, wiring: &Wiring) -> Admission {
+fn admit_later(frame: &[u8], refusal: impl Fn(&Packet) -> Option<DropReason>) -> Admission {
     let later = LaterFragment::parse(frame);
     let Some((later, packet)) = later.and_then(|later| Some((later, later.following(later.bare_key())?)))
     else {
         return Admission::Refused(DropReason::FragmentUnmatched);
     };
-    refusal(frame, &packet, port, wiring).map_or(Admission::Later(later), Admission::Refused)
+    refusal(&packet).map_or(Admission::Later(later), Admission::Refused)
 }
 
 #[inline]
