@@ -43,7 +43,8 @@ use crate::links::{NodeLinks, NodeView, PodLink};
 use upkeep::Round;
 use verdicts::{Base, KernelSide, Quota, number};
 
-/// Punts of one port in a second, and at once: below what one worker judges, and what its ring holds.
+/// Punts in a second, and at once, of what a pod sends, of what goes to it, and of what it sends out of the node: below
+/// what one worker judges, and what its ring holds.
 const PUNT_RATE: u32 = 100_000;
 const PUNT_BURST: u32 = 1024;
 
@@ -141,6 +142,7 @@ impl InlinePlane {
             punt_rate: PUNT_RATE,
             punt_burst: PUNT_BURST,
             open_after: 0,
+            longest: punt_pair::LONGEST,
         };
         let frames = xsk::Config { frames: config.xsk.frames, ..xsk::Config::default() };
         let io = XskIo::new(frames, &[punt_pair::FAR])?;

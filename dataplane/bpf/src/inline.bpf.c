@@ -20,12 +20,20 @@
 #define MAX_FLOWS 262144
 #define MAX_FRAGMENTS 8192
 #define MAX_IDS 1024
+// A header may reach so far into its datagram (crates/packet: fragment.rs).
+#define HEADERS 80
+// The longest headers of a segment: Ethernet, IPv6 and TCP with its options.
+#define SEGMENT_HEADERS (14 + 40 + 60)
 #define SECOND 1000000000ULL
 
 // The tag of a punted frame: the port's id, and in bit 0 which way it goes.
 #define TO_POD 1
 
 enum { ALLOW = 1, DENY = 2 };
+
+// Whose punts those are, of each port: what its pod sends, what goes to it, and what its pod sends out of the node. None
+// of them takes from another.
+enum bucket_of { SENDS, RECEIVES, LEAVES, BUCKETS };
 
 // Flags of a flow: who opened it, a FIN or RST was seen, the other end has spoken, and it is to be judged once more
 // where the address behind a service can be seen.
@@ -78,9 +86,11 @@ struct settings {
 	__u64 key[2];       // of the worker's approvals
 	__u32 mark;         // of an approved packet, for the moment between reinject and pod_in
 	__u32 punt_ifindex; // punt0
-	__u32 punt_rate;    // a second and port
+	__u32 punt_rate;    // a second and bucket
 	__u32 punt_burst;
 	__u64 open_after; // fallback: open, when this moment has passed and nobody has moved it on; 0: never
+	__u32 longest;	  // frame that the punt pair carries
+	__u32 unused;
 };
 
 struct approvals {
@@ -89,7 +99,7 @@ struct approvals {
 
 #define COUNTED(f)                                                                                              \
 	f(hit) f(denied) f(missed) f(stale) f(punted) f(limited) f(reinjected) f(approved) f(forged) f(own) f(tagged) f(malformed) \
-		f(unknown_port) f(fragment_hit) f(spoofed)
+		f(unknown_port) f(fragment_hit) f(spoofed) f(too_long)
 
 struct counts {
 #define FIELD(name) __u64 name;
@@ -148,10 +158,10 @@ struct {
 	PINNING;
 } interfaces SEC(".maps");
 
-// By port id.
+// By port id and bucket.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_IDS);
+	__uint(max_entries, MAX_IDS * BUCKETS);
 	__type(key, __u32);
 	__type(value, struct bucket);
 	PINNING;
@@ -218,6 +228,7 @@ struct packet {
 	bool ends;   // FIN or RST
 	bool cached; // it may be answered by an entry
 	bool first, later; // fragments
+	bool extended; // IPv6 extension headers stand first
 	__be32 id;
 };
 
@@ -286,6 +297,12 @@ static __always_inline bool parse_ports(struct packet *packet, void *at, void *e
 	}
 }
 
+// RFC 1858, section 3: a first fragment without the whole header, or one that writes over a header.
+static __always_inline bool is_tiny(const struct packet *packet, __u32 begin, __u32 length)
+{
+	return packet->later ? begin < HEADERS : packet->first && length < HEADERS;
+}
+
 static __always_inline bool parse4(struct packet *packet, void *at, void *end)
 {
 	struct iphdr *ip = at;
@@ -298,10 +315,11 @@ static __always_inline bool parse4(struct packet *packet, void *at, void *end)
 	packet->id = ip->id;
 	packet->later = offset & 0x1fff;
 	packet->first = !packet->later && (offset & 0x2000);
-	// Options are for the worker to look at.
-	if (packet->later || ip->ihl != 5)
+	// Options are for the worker to look at, and so are tiny fragments.
+	if (ip->ihl != 5 || is_tiny(packet, (offset & 0x1fff) * 8, bpf_ntohs(ip->tot_len) - sizeof(*ip)))
 		return true;
-	return parse_ports(packet, ip + 1, end);
+	packet->cached = packet->later;
+	return packet->later || parse_ports(packet, ip + 1, end);
 }
 
 struct fragment_header {
@@ -317,7 +335,11 @@ static __always_inline bool parse6(struct packet *packet, void *at, void *end)
 		return false;
 	packet->src = from_v6(&ip->saddr);
 	packet->dst = from_v6(&ip->daddr);
+	// An IPv4-mapped address would speak for the other family here.
+	if (is_mapped(&packet->src) || is_mapped(&packet->dst))
+		return false;
 	packet->protocol = ip->nexthdr;
+	packet->extended = is_extension(ip->nexthdr);
 	at = ip + 1;
 	if (packet->protocol == NEXT_FRAGMENT) {
 		struct fragment_header *header = at;
@@ -327,6 +349,9 @@ static __always_inline bool parse6(struct packet *packet, void *at, void *end)
 		packet->id = header->id;
 		packet->later = bpf_ntohs(header->offset) & 0xfff8;
 		packet->first = !packet->later;
+		if (is_tiny(packet, bpf_ntohs(header->offset) & 0xfff8, bpf_ntohs(ip->payload_len) - sizeof(*header)))
+			return true;
+		packet->cached = packet->later;
 		if (packet->later)
 			return true;
 		at = header + 1;
@@ -396,9 +421,10 @@ static __always_inline struct fragment fragment_of(const struct packet *packet, 
 
 // A bucket of punts: refilled by the time that has passed. Several processors may take the same token: it bounds,
 // it does not account.
-static __always_inline bool may_punt(__u32 id, const struct settings *set)
+static __always_inline bool may_punt(__u16 id, enum bucket_of which, const struct settings *set)
 {
-	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &id);
+	__u32 at = id * BUCKETS + which;
+	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &at);
 	if (!bucket)
 		return false;
 	__u64 now = bpf_ktime_get_ns(), since = now - bucket->filled;
@@ -416,14 +442,19 @@ static __always_inline bool may_punt(__u32 id, const struct settings *set)
 	return true;
 }
 
-// To the worker, with the port and the direction in a tag.
-static __always_inline int punt(struct __sk_buff *skb, __u16 id, bool to_pod)
+// To the worker, with the port and the direction in a tag. `payer` is the port of whose bucket that is taken.
+static __always_inline int punt_for(struct __sk_buff *skb, __u16 id, bool to_pod, __u16 payer, enum bucket_of which)
 {
 	struct settings *set = the_settings();
 	if (set && set->open_after && bpf_ktime_get_coarse_ns() > set->open_after)
 		return TC_ACT_UNSPEC;
-	if (!set || !may_punt(id, set)) {
-		COUNT(id, limited);
+	if (!set || !may_punt(payer, which, set)) {
+		COUNT(payer, limited);
+		return TC_ACT_SHOT;
+	}
+	// The pair would drop it, and count it where nobody looks.
+	if ((skb->gso_size ? skb->gso_size + SEGMENT_HEADERS : skb->len) > set->longest) {
+		COUNT(payer, too_long);
 		return TC_ACT_SHOT;
 	}
 	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), id << 1 | (to_pod ? TO_POD : 0)))
@@ -432,30 +463,40 @@ static __always_inline int punt(struct __sk_buff *skb, __u16 id, bool to_pod)
 	return bpf_redirect(set->punt_ifindex, 0);
 }
 
-static __always_inline int judge(struct __sk_buff *skb, const struct packet *packet, __u16 id, bool to_pod)
+static __always_inline int punt(struct __sk_buff *skb, __u16 id, bool to_pod)
+{
+	return punt_for(skb, id, to_pod, id, to_pod ? RECEIVES : SENDS);
+}
+
+// What is known about a packet. Where it leaves for good, what is provisional does not count.
+static __always_inline enum answer look_up(const struct packet *packet, __u16 id, bool to_pod, bool leaves)
 {
 	__u32 at = id;
 	__u32 *epoch = bpf_map_lookup_elem(&epochs, &at);
-	if (!epoch)
-		return TC_ACT_SHOT;
-	enum answer answer = MISS;
-	if (packet->later) {
-		struct fragment key = fragment_of(packet, id, to_pod);
-		answer = ask(bpf_map_lookup_elem(&fragments, &key), packet, *epoch, to_pod);
-		if (answer == PASS)
-			COUNT(id, fragment_hit);
-	} else if (packet->cached) {
-		struct verdict *known = entry_of(packet, id, to_pod);
-		answer = ask(known, packet, *epoch, to_pod);
-		if (known && packet->first && (answer == PASS || answer == STOP)) {
-			// Later fragments go the way of this one: the way that they go themselves.
-			struct fragment key = fragment_of(packet, id, to_pod);
-			struct verdict value = *known;
-			value.flags = to_pod ? 0 : POD_OPENED;
-			bpf_map_update_elem(&fragments, &key, &value, BPF_ANY);
-		}
+	if (!epoch || !packet->cached)
+		return MISS;
+	struct verdict *known;
+	struct fragment key;
+	if (packet->later || packet->first)
+		key = fragment_of(packet, id, to_pod);
+	known = packet->later ? bpf_map_lookup_elem(&fragments, &key) : entry_of(packet, id, to_pod);
+	if (leaves && known && known->flags & PROVISIONAL)
+		return MISS;
+	enum answer answer = ask(known, packet, *epoch, to_pod);
+	if (known && packet->first && (answer == PASS || answer == STOP)) {
+		// Later fragments go the way of this one: the way that they go themselves.
+		struct verdict value = *known;
+		value.flags = (value.flags & PROVISIONAL) | (to_pod ? 0 : POD_OPENED);
+		bpf_map_update_elem(&fragments, &key, &value, BPF_ANY);
 	}
-	switch (answer) {
+	if (answer == PASS && packet->later)
+		COUNT(id, fragment_hit);
+	return answer;
+}
+
+static __always_inline int judge(struct __sk_buff *skb, const struct packet *packet, __u16 id, bool to_pod)
+{
+	switch (look_up(packet, id, to_pod, false)) {
 	case PASS:
 		COUNT(id, hit);
 		return TC_ACT_UNSPEC;
@@ -531,12 +572,23 @@ static __always_inline bool is_neighbour_message(struct ethhdr *eth, void *end)
 	       ip->hop_limit == 255 && icmp->icmp6_type >= ROUTER_SOLICITATION && icmp->icmp6_type <= 137;
 }
 
-// Whether a packet under a local pod's address came by another interface than the pod's: somebody pretends, and an
-// answer would be let in as the pod's own. Zero is what the node sends itself, or has cut into fragments anew.
-static __always_inline bool is_spoofed(const struct address *src, __u32 from)
+// Whether the node sends a packet itself. No interface brought it, but that also holds for some of those that it has
+// put together and cut into IPv6 fragments anew: those belong to no socket here.
+static __always_inline bool is_from_here(struct __sk_buff *skb, const struct packet *packet)
 {
-	__u32 *owner = bpf_map_lookup_elem(&owners, src);
-	return owner && from && *owner != from;
+	return !skb->ingress_ifindex && (!packet->extended || skb->sk);
+}
+
+// Whether a packet under a local pod's address came by another interface than the pod's, or one under an address of the
+// node from elsewhere: somebody pretends, and an answer would be let in as one that the pod had asked for.
+static __always_inline bool is_spoofed(struct __sk_buff *skb, const struct packet *packet)
+{
+	if (is_from_here(skb, packet))
+		return false;
+	__u32 *owner = bpf_map_lookup_elem(&owners, &packet->src);
+	if (owner)
+		return *owner != skb->ingress_ifindex;
+	return !skb->ingress_ifindex && is_node(&packet->src);
 }
 
 // To the pod: from the node itself, from the pod itself by way of a service, or judged.
@@ -571,7 +623,7 @@ int pod_out(struct __sk_buff *skb)
 		COUNT(id, malformed);
 		return TC_ACT_SHOT;
 	}
-	if (is_spoofed(&packet.src, from)) {
+	if (is_spoofed(skb, &packet)) {
 		COUNT(id, spoofed);
 		return TC_ACT_SHOT;
 	}
@@ -614,30 +666,19 @@ int uplink_out(struct __sk_buff *skb)
 		COUNT(id, approved);
 		return TC_ACT_UNSPEC;
 	}
-	if (is_spoofed(&packet.src, skb->ingress_ifindex)) {
+	if (is_spoofed(skb, &packet)) {
 		COUNT(id, spoofed);
 		return TC_ACT_SHOT;
 	}
-	__u32 index = id;
-	__u32 *epoch = bpf_map_lookup_elem(&epochs, &index);
-	if (!epoch)
-		return TC_ACT_SHOT;
-	enum answer answer = MISS;
-	if (packet.later) {
-		struct fragment key = fragment_of(&packet, id, false);
-		answer = ask(bpf_map_lookup_elem(&fragments, &key), &packet, *epoch, false);
-	} else if (packet.cached) {
-		struct verdict *known = entry_of(&packet, id, false);
-		if (!known || !(known->flags & PROVISIONAL))
-			answer = ask(known, &packet, *epoch, false);
-	}
-	if (answer == PASS)
+	switch (look_up(&packet, id, false, true)) {
+	case PASS:
 		return TC_ACT_UNSPEC;
-	if (answer == STOP) {
+	case STOP:
 		COUNT(id, denied);
 		return TC_ACT_SHOT;
+	default:
+		return punt_for(skb, uplink->id, true, id, LEAVES);
 	}
-	return punt(skb, uplink->id, true);
 }
 
 // SipHash-2-4 (Aumasson and Bernstein, 2012) of eight bytes: what the worker shows for a frame to be approved.
@@ -718,6 +759,12 @@ forged:
 SEC("xdp")
 int steer(struct xdp_md *ctx)
 {
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	// Nothing that was punted: it says by which port it came.
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end || eth->h_proto != bpf_htons(ETH_P_8021Q)) {
+		COUNT(0, forged);
+		return XDP_DROP;
+	}
 	return bpf_redirect_map(&punts, ctx->rx_queue_index, XDP_DROP);
 }
 

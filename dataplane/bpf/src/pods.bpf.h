@@ -127,13 +127,18 @@ static __always_inline struct address from_v6(const void *octets)
 	return a;
 }
 
+// The octets from `at` on as one number: one comparison, where each octet's own would be a path of its own to verify.
+static __always_inline __u32 word_of(const struct address *a, int at)
+{
+	__u32 word;
+	__builtin_memcpy(&word, a->octets + at, sizeof(word));
+	return word;
+}
+
 // IPv4-mapped addresses never travel on a wire; here they would stand for an IPv4 address.
 static __always_inline bool is_mapped(const struct address *a)
 {
-	for (int i = 0; i < 10; i++)
-		if (a->octets[i])
-			return false;
-	return a->octets[10] == 0xff && a->octets[11] == 0xff;
+	return !(word_of(a, 0) | word_of(a, 4) | (word_of(a, 8) ^ bpf_htonl(0xffff)));
 }
 
 static __always_inline bool is_link_local(const struct address *a)
@@ -148,10 +153,7 @@ static __always_inline bool is_link_local_multicast(const struct address *a)
 
 static __always_inline bool is_unspecified(const struct address *a)
 {
-	for (int i = 0; i < 16; i++)
-		if (a->octets[i])
-			return false;
-	return true;
+	return !(word_of(a, 0) | word_of(a, 4) | word_of(a, 8) | word_of(a, 12));
 }
 
 static __always_inline bool owns(__u32 ifindex, const struct address *a)

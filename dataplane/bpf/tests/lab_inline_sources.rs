@@ -50,8 +50,15 @@ impl Node {
         }
         let pins = Pins::new();
         let mut programs = Inline::load(pins.dir(), 64).unwrap();
-        let settings =
-            Settings { key: [1, 2], mark: 7, punt_ifindex: 0, punt_rate: 0, punt_burst: 0, open_after: 0 };
+        let settings = Settings {
+            key: [1, 2],
+            mark: 7,
+            punt_ifindex: 0,
+            punt_rate: 0,
+            punt_burst: 0,
+            open_after: 0,
+            longest: 1514,
+        };
         programs.set_settings(&settings).unwrap();
         let index = |name| if_nametoindex(name).unwrap();
         let gateway = MacAddr(OURS);

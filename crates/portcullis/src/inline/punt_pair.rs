@@ -14,6 +14,8 @@ pub(super) const FAR: &str = "portcullis1";
 
 /// The most that native XDP on veth takes: 4096, less 256 of headroom, 320 of tail and the Ethernet header.
 const MTU: u32 = 3506;
+/// A frame of that length, before it gets its tag.
+pub(super) const LONGEST: u32 = MTU + 14;
 
 /// Makes the pair, where it is missing, and sets it up. What is already as it should be is left alone.
 ///

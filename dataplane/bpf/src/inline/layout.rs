@@ -49,24 +49,30 @@ pub struct Settings {
     pub mark: u32,
     /// The index of the punt pair's near end.
     pub punt_ifindex: u32,
-    /// Punts of one port in a second.
+    /// Punts in a second: of what a port's pod sends, of what goes to it, and of what its pod sends out of the node.
     pub punt_rate: u32,
-    /// Punts of one port at once.
+    /// The same at once.
     pub punt_burst: u32,
     /// When it has passed, on the coarse monotonic clock in nanoseconds, what would be punted passes; 0: never.
     pub open_after: u64,
+    /// The longest frame that the punt pair carries, with its Ethernet header.
+    pub longest: u32,
 }
 
-pub(crate) const SETTINGS_BYTES: usize = 40;
+pub(crate) const SETTINGS_BYTES: usize = 48;
 
 impl Settings {
     pub(crate) fn to_bytes(self) -> [u8; SETTINGS_BYTES] {
         let mut bytes = [0; SETTINGS_BYTES];
         bytes[0..8].copy_from_slice(&self.key[0].to_ne_bytes());
         bytes[8..16].copy_from_slice(&self.key[1].to_ne_bytes());
-        for (at, word) in
-            [(16, self.mark), (20, self.punt_ifindex), (24, self.punt_rate), (28, self.punt_burst)]
-        {
+        for (at, word) in [
+            (16, self.mark),
+            (20, self.punt_ifindex),
+            (24, self.punt_rate),
+            (28, self.punt_burst),
+            (40, self.longest),
+        ] {
             bytes[at..at + 4].copy_from_slice(&word.to_ne_bytes());
         }
         bytes[32..40].copy_from_slice(&self.open_after.to_ne_bytes());
@@ -273,7 +279,7 @@ counted! {
     reinjected,
     /// That came back into their port.
     approved,
-    /// On the punt pair, without the worker's approval.
+    /// On the punt pair, without a port's tag or the worker's approval, dropped.
     forged,
     /// Between a pod and its node, or itself.
     own,
@@ -287,9 +293,11 @@ counted! {
     fragment_hit,
     /// Under a local pod's address, but not by that pod's port, dropped.
     spoofed,
+    /// Longer than the punt pair carries, and without a verdict, dropped.
+    too_long,
 }
 
-const COUNTED: usize = 15;
+const COUNTED: usize = 16;
 pub(crate) const COUNTED_BYTES: usize = 8 * COUNTED;
 
 impl Counted {
@@ -366,6 +374,6 @@ mod tests {
         cpu[104..112].copy_from_slice(&20_u64.to_ne_bytes());
         let sum = Counted::sum([&cpu, &cpu]);
         assert_eq!((sum.hit, sum.fragment_hit), (2, 40));
-        assert_eq!(sum.each().last(), Some(("spoofed", 0)));
+        assert_eq!(sum.each().last(), Some(("too_long", 0)));
     }
 }
