@@ -31,6 +31,14 @@ pub enum Error {
         /// Its words, with the line that it refused.
         message: String,
     },
+    /// The kernel refused rules, or their tool did.
+    #[error("{what}: {message}")]
+    Rules {
+        /// What was tried.
+        what: String,
+        /// The tool's words.
+        message: String,
+    },
     /// Something of this name exists that no lab made: it is left alone.
     #[error("{0} exists and was not made by a lab; it is left alone")]
     Foreign(String),

@@ -18,9 +18,9 @@
 //! arrive was stopped by the product. Offloads of the pods stay as they are, so that their TCP and UDP checksums
 //! are partial, as those of real pods.
 //!
-//! [`Topology`] says who is there; [`Lab::up`] builds it; [`Servers`] answer; [`probe_all`] asks; [`Stream`] and
-//! [`Flood`] send; [`RawPort`] forges; [`Matrix`] shows. [`Lab`] takes itself down when it is dropped, and a lab
-//! whose process was killed is removed by the next one that comes up.
+//! [`Topology`] says who is there; [`Lab::up`] builds it; [`Servers`] answer, behind a [`Service`] as well;
+//! [`probe_all`] asks; [`Stream`] and [`Flood`] send; [`RawPort`] forges; [`Matrix`] shows. [`Lab`] takes itself down
+//! when it is dropped, and a lab whose process was killed is removed by the next one that comes up.
 
 mod error;
 mod netns;
@@ -32,6 +32,7 @@ mod node;
 mod sctp;
 mod servers;
 mod probe;
+mod services;
 mod stream;
 mod flood;
 mod raw;
@@ -46,5 +47,6 @@ pub use node::{Lab, LabPod};
 pub use probe::{Connection, Outcome, Probe, Transport, probe, probe_all};
 pub use raw::{RawPort, packet_socket};
 pub use servers::Servers;
+pub use services::{Masquerade, RulesOf, Service};
 pub use stream::{Stream, StreamPlan, StreamReport};
 pub use topology::{Family, Host, Place, Topology};

@@ -55,9 +55,13 @@ pub(crate) struct Scene {
 impl Scene {
     /// Nine pods, the policy [`Y_A_FROM_X`], and further settings of the agent.
     pub(crate) fn new(settings: &str) -> Self {
+        Self::of(&Topology::nine(Lab::unique()), settings)
+    }
+
+    /// The same with these pods.
+    pub(crate) fn of(topology: &Topology, settings: &str) -> Self {
         let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let topology = Topology::nine(Lab::unique());
-        let lab = Lab::up(&topology).expect("the lab comes up (needs root)");
+        let lab = Lab::up(topology).expect("the lab comes up (needs root)");
         let folder = TempDir::new().expect("a folder");
         let home = AgentHome::new(folder.path(), BINARY.as_ref(), &lab, false, settings).expect("a home");
         home.apply("cluster.yaml", &topology.manifests()).expect("a manifest");
