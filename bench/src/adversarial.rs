@@ -8,9 +8,8 @@ use policy::model::{
 };
 use policy::selector::{Operator, Requirement, Selector};
 
-use crate::cluster::{
-    Shape, Workload, isolated, namespace_name, origin, requirement, selector, tcp, v4_net, v6_net,
-};
+use crate::cluster::parts::{isolated, namespace_name, origin, requirement, selector, tcp, v4_net, v6_net};
+use crate::cluster::{Shape, Workload};
 use crate::random::Random;
 
 /// One such cluster.

@@ -12,9 +12,10 @@ use policy::model::{
 };
 use policy::selector::Selector;
 
-use crate::cluster::{
-    Workload, isolated, labels, namespace, namespace_name, node, node_name, origin, pod_addresses,
-    requirement, selector, tcp, v4_net,
+use crate::cluster::Workload;
+use crate::cluster::parts::{
+    isolated, labels, namespace, namespace_name, node, node_name, origin, pod_addresses, requirement,
+    selector, tcp, v4_net,
 };
 use crate::random::Random;
 

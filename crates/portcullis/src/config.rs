@@ -4,6 +4,7 @@
 //! `docs/reference/config.md` is made from them.
 
 mod raw;
+mod values;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,8 +18,9 @@ use serde_saphyr::Location;
 
 use crate::interface::{InterfaceName, InterfacePattern};
 
-pub(crate) use raw::duration;
-pub use raw::{Fallback, Mode, OnExit, Polling, Setting, Vlan, settings};
+pub use raw::{Fallback, Mode, OnExit, Polling, Setting, settings};
+pub use values::Vlan;
+pub(crate) use values::duration;
 
 /// A sound configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! From what is written to what is done: manifests loaded, names read, tables taken apart into cells.
 
+mod words;
+
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,14 +10,13 @@ use control::Source;
 use flow::{Address, Verdict};
 use manifest::{Diagnostic, Item, Object};
 use policy::model::{Cluster, ObjectName};
-use policy::selector::{Operator, Requirement, Selector};
+use policy::selector::Selector;
 use serde_saphyr::{Location, Spanned};
 
-use super::format::{
-    self, Document, Expectation, Family, LabelChange, LabelOperator, LabelSelector, Manifest, Matrix, Party,
-};
+use self::words::{gather, key, who};
+use super::format::{self, Document, Expectation, Family, LabelChange, Manifest, Matrix, Party};
 use super::read::{self, place};
-use super::state::{Change, Key};
+use super::state::Change;
 use crate::offline::PortSpec;
 
 /// Most bytes of manifests that the tests of one run may load, those loaded again for other tests included.
@@ -380,70 +380,5 @@ impl File<'_> {
             return Err(self.error(party.referenced, "missing-field", "nobody is given"));
         }
         Ok(all.into())
-    }
-}
-
-fn gather(party: &Party, all: &mut Vec<Who>) -> Result<(), String> {
-    match party {
-        Party::One(text) => all.push(who(text)?),
-        Party::Pods(pods) => all.push(Who::Pods {
-            namespace: pods.namespace.clone(),
-            namespaces: pods.namespace_selector.as_ref().map(selector).transpose()?,
-            pods: pods.pod_selector.as_ref().map(selector).transpose()?,
-        }),
-        Party::Several(parties) => {
-            for party in parties {
-                gather(party, all)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn who(text: &str) -> Result<Who, String> {
-    if let Ok(ip) = text.parse::<IpAddr>() {
-        return Ok(Who::Address(Address::from(ip)));
-    }
-    match text.split_once('/') {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
-            Ok(Who::Pod(ObjectName::new(namespace, name)))
-        }
-        _ => Err(format!("`{}` is neither namespace/pod nor an address", text.escape_debug())),
-    }
-}
-
-fn selector(written: &LabelSelector) -> Result<Selector, String> {
-    let equal = written.match_labels.iter().map(|(key, value)| {
-        Ok(Requirement { key: key.clone(), operator: Operator::In(vec![value.clone()]) })
-    });
-    let expressions = written.match_expressions.iter().map(|expression| {
-        let values = expression.values.clone();
-        let operator = match (expression.operator, values.is_empty()) {
-            (LabelOperator::In, false) => Operator::In(values),
-            (LabelOperator::NotIn, false) => Operator::NotIn(values),
-            (LabelOperator::Exists, true) => Operator::Exists,
-            (LabelOperator::DoesNotExist, true) => Operator::DoesNotExist,
-            (LabelOperator::In | LabelOperator::NotIn, true) => {
-                return Err(format!("`values` is missing for the label `{}`", expression.key));
-            }
-            (operator, false) => return Err(format!("`{operator:?}` takes no `values`")),
-        };
-        Ok(Requirement { key: expression.key.clone(), operator })
-    });
-    Ok(Selector { requirements: equal.chain(expressions).collect::<Result<_, String>>()? })
-}
-
-/// `Kind/namespace/name`, or `Kind/name` for what has no namespace.
-fn key(text: &str) -> Result<Key, String> {
-    let parts: Vec<&str> = text.split('/').collect();
-    match parts[..] {
-        ["Namespace", name] => Ok(("Namespace", name.to_owned())),
-        ["Node", name] => Ok(("Node", name.to_owned())),
-        ["Pod", namespace, name] => Ok(("Pod", format!("{namespace}/{name}"))),
-        ["NetworkPolicy", namespace, name] => Ok(("NetworkPolicy", format!("{namespace}/{name}"))),
-        _ => Err(format!(
-            "`{}` is none of NetworkPolicy/namespace/name, Pod/namespace/name, Namespace/name, Node/name",
-            text.escape_debug()
-        )),
     }
 }
