@@ -192,6 +192,12 @@ impl Flows {
         Standing::Known(self.follow(&found, &original, hash, packet, arrival, now))
     }
 
+    /// Whether there is a connection between these ends, whoever opened it, that is not known as denied.
+    pub(crate) fn lives(&self, key: &FlowKey, now: Millis) -> bool {
+        let found = self.connections.find(key, self.connections.hash(key));
+        found.is_some_and(|found| found.is_live(now.ticks()) && found.entry.state != State::Denied)
+    }
+
     /// Brings a connection's state up to date with one of its packets.
     fn follow(
         &self,

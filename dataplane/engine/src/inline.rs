@@ -274,7 +274,8 @@ impl<Io: PacketIo, K: Kernel> Judge<Io, K> {
                     allowed.push(item);
                 }
                 Err(reason) => {
-                    if reason == DropReason::DefaultDeny {
+                    // One that lives on the same ends was opened the other way: its replies go on.
+                    if reason == DropReason::DefaultDeny && !flows.lives(&question.key, now) {
                         judged.extend(on_denied(&question.key, punt, &packet, wiring, table));
                     }
                     ledger.deny(question.key, question.effect, reason, view);

@@ -157,6 +157,18 @@ fn a_denial_is_told_for_the_way_it_was_opened_only() {
 }
 
 #[test]
+fn a_denied_opening_leaves_the_verdict_on_a_connection_between_the_same_ends() {
+    let mut inline = Inline::new(b_accepts(&[80]));
+    // b has opened one to c; somebody speaks as c, from the port that it was opened to.
+    inline.punt(1, false, by(1, syn(B, 4000, C, 80))).passes();
+    let outcome = inline.punt(1, true, toward(1, syn(C, 80, B, 4000)));
+    assert_eq!(outcome.drops(DropReason::DefaultDeny), []);
+    // Without one it is entered.
+    let outcome = inline.punt(1, true, toward(1, syn(C, 80, B, 4001)));
+    assert_eq!(outcome.drops(DropReason::DefaultDeny).len(), 1);
+}
+
+#[test]
 fn a_reply_is_never_judged_as_a_connection_of_its_own() {
     // b may open nothing, and a may reach it on 80.
     let closed = || {

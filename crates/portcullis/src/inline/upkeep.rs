@@ -60,7 +60,7 @@ pub(super) fn sweep(
 ) -> Result<Round> {
     let coarse = super::coarse_now();
     let mut idle = Vec::new();
-    let mut counted = vec![0; ports];
+    let mut counted = vec![[0; 2]; ports];
     cache.each(|flow| {
         let age = Duration::from_nanos(coarse.saturating_sub(flow.last_seen));
         let known = port(flow.port).filter(|port| usize::from(port.0) < ports);
@@ -68,14 +68,14 @@ pub(super) fn sweep(
             idle.push(flow);
             return;
         };
-        counted[usize::from(port.0)] += 1;
+        counted[usize::from(port.0)][usize::from(flow.verdict == Verdict::Deny)] += 1;
         if flow.verdict == Verdict::Allow {
             flows.carried(&original(&flow), port, now);
         }
     })?;
     cache.remove(&idle);
     quota.set(&counted);
-    Ok(Round { kept: counted.iter().map(|count| *count as usize).sum(), expired: idle.len() })
+    Ok(Round { kept: counted.as_flattened().iter().map(|count| *count as usize).sum(), expired: idle.len() })
 }
 
 /// Enters anew what `table` still allows, of the ports whose epochs it changes: `epochs` has the new ones.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bpf::inline::{Approval, CachedFlow, MAX_PORTS, VerdictCache};
 use engine::inline::{APPROVAL, Judged, Kernel};
 use engine::wiring::PortId;
-use flow::Epoch;
+use flow::{Epoch, Verdict};
 
 const _: () = assert!(APPROVAL == Approval::BYTES);
 
@@ -34,34 +34,71 @@ impl Base {
     }
 }
 
-/// How many verdicts each port has in the kernel, and how many it may have.
+/// How many verdicts each port has in the kernel, and may have.
+///
+/// A quarter of the room is for denials, and a quarter for what is allowed; each port has its share of both, whatever
+/// others do. The other half is for what is allowed, first come, first served.
 #[derive(Debug)]
 pub(super) struct Quota {
-    most: u32,
-    entered: Box<[AtomicU32]>,
+    /// Of one port, both of denials and of what is allowed.
+    share: u32,
+    /// What is allowed beyond the shares, of all ports.
+    common: u32,
+    taken: AtomicU32,
+    ports: Box<[Entered]>,
+}
+
+/// The verdicts of a port.
+#[derive(Debug, Default)]
+struct Entered {
+    allowed: AtomicU32,
+    denied: AtomicU32,
 }
 
 impl Quota {
-    /// None of several ports may take more than half of the room.
     pub(super) fn new(ports: usize, capacity: u32) -> Self {
-        let most = if ports > 1 { capacity / 2 } else { capacity };
-        Self { most, entered: (0..ports).map(|_| AtomicU32::new(0)).collect() }
+        let share = capacity / 4 / u32::try_from(ports.max(1)).unwrap_or(u32::MAX);
+        Self {
+            share,
+            common: capacity / 2,
+            taken: AtomicU32::new(0),
+            ports: (0..ports).map(|_| Entered::default()).collect(),
+        }
     }
 
     /// Counts one more, if the port may have it.
-    fn admits(&self, port: PortId) -> bool {
-        let entered = &self.entered[usize::from(port.0)];
-        entered.load(Ordering::Relaxed) < self.most && {
-            entered.fetch_add(1, Ordering::Relaxed);
-            true
+    fn admits(&self, port: PortId, verdict: Verdict) -> bool {
+        let Entered { allowed, denied } = &self.ports[usize::from(port.0)];
+        match verdict {
+            Verdict::Deny => count_below(denied, self.share),
+            Verdict::Allow if count_below(allowed, self.share) => true,
+            Verdict::Allow => {
+                let common = count_below(&self.taken, self.common);
+                if common {
+                    allowed.fetch_add(1, Ordering::Relaxed);
+                }
+                common
+            }
         }
     }
 
-    /// What a look at all verdicts has found. It corrects what renewals have counted twice.
-    pub(super) fn set(&self, counted: &[u32]) {
-        for (entered, counted) in self.entered.iter().zip(counted) {
-            entered.store(*counted, Ordering::Relaxed);
+    /// What a look at all verdicts has found, allowed and denied by port. It corrects what was counted twice.
+    pub(super) fn set(&self, counted: &[[u32; 2]]) {
+        let mut taken = 0;
+        for (entered, [allowed, denied]) in self.ports.iter().zip(counted) {
+            entered.allowed.store(*allowed, Ordering::Relaxed);
+            entered.denied.store(*denied, Ordering::Relaxed);
+            taken += allowed.saturating_sub(self.share);
         }
+        self.taken.store(taken, Ordering::Relaxed);
+    }
+}
+
+/// Only the worker counts up; who corrects the count meanwhile may be one round behind it.
+fn count_below(count: &AtomicU32, most: u32) -> bool {
+    count.load(Ordering::Relaxed) < most && {
+        count.fetch_add(1, Ordering::Relaxed);
+        true
     }
 }
 
@@ -74,12 +111,14 @@ pub(super) struct KernelSide {
     key: [u64; 2],
     sequence: u32,
     entering: Vec<CachedFlow>,
+    /// Those for which there is no room.
+    refused: Vec<CachedFlow>,
 }
 
 impl KernelSide {
     /// The side whose approvals are made with `key`, from sequence number 1.
     pub(super) fn new(cache: VerdictCache, base: Base, quota: Arc<Quota>, key: [u64; 2]) -> Self {
-        Self { cache, base, quota, key, sequence: 0, entering: Vec::with_capacity(256) }
+        Self { cache, base, quota, key, sequence: 0, entering: Vec::with_capacity(256), refused: Vec::new() }
     }
 }
 
@@ -89,11 +128,14 @@ impl Kernel for KernelSide {
     }
 
     fn enter(&mut self, verdicts: &[Judged]) -> usize {
-        let Self { cache, base, quota, entering, .. } = self;
+        let Self { cache, base, quota, entering, refused, .. } = self;
         let now = super::coarse_now();
         entering.clear();
-        entering.extend(verdicts.iter().filter(|judged| quota.admits(judged.port)).map(|judged| {
-            CachedFlow {
+        refused.clear();
+        for judged in verdicts {
+            let admitted = quota.admits(judged.port, judged.verdict);
+            let list = if admitted { &mut *entering } else { &mut *refused };
+            list.push(CachedFlow {
                 port: number(judged.port),
                 key: judged.key,
                 verdict: judged.verdict,
@@ -103,13 +145,45 @@ impl Kernel for KernelSide {
                 provisional: judged.provisional,
                 epoch: base.of(judged.epoch),
                 last_seen: now,
-            }
-        }));
-        verdicts.len() - entering.len() + cache.enter(entering)
+            });
+        }
+        // Where an entry stands already, it takes no room, and must not go on saying something else.
+        refused.len() - cache.replace(refused) + cache.enter(entering)
     }
 
     fn approve(&mut self, tag: u16) -> [u8; APPROVAL] {
         self.sequence = self.sequence.wrapping_add(1);
         Approval { sequence: self.sequence, tag }.to_bytes(self.key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many more a port may have.
+    fn room(quota: &Quota, port: u16, verdict: Verdict) -> usize {
+        (0..1000).take_while(|_| quota.admits(PortId(port), verdict)).count()
+    }
+
+    #[test]
+    fn every_port_has_its_share_whatever_others_do() {
+        let quota = Quota::new(4, 160);
+        assert_eq!(room(&quota, 0, Verdict::Deny), 10);
+        assert_eq!(room(&quota, 0, Verdict::Allow), 10 + 80, "its share, and all that is common");
+        for port in 1..4 {
+            assert_eq!(room(&quota, port, Verdict::Allow), 10);
+            assert_eq!(room(&quota, port, Verdict::Deny), 10);
+        }
+    }
+
+    #[test]
+    fn a_round_corrects_the_count() {
+        let quota = Quota::new(2, 80);
+        assert_eq!((room(&quota, 0, Verdict::Allow), room(&quota, 0, Verdict::Deny)), (50, 10));
+        quota.set(&[[20, 4], [0, 0]]);
+        assert_eq!(room(&quota, 0, Verdict::Deny), 6);
+        assert_eq!(room(&quota, 1, Verdict::Allow), 10 + 30, "10 of what is common is the other's");
+        assert_eq!(room(&quota, 0, Verdict::Allow), 0);
     }
 }

@@ -5,8 +5,9 @@
 use std::path::PathBuf;
 
 use bpf::inline::{Counted, Inline};
+use lab::Place;
 
-use crate::scene::Scene;
+use crate::scene::{Scene, pod};
 
 /// The pinned maps of a scene's agent.
 pub(crate) struct Kernel {
@@ -31,5 +32,12 @@ impl Kernel {
     /// A figure, of all ports together.
     pub(crate) fn sum(&self, figure: impl Fn(&Counted) -> u64) -> u64 {
         (0..=self.ports).map(|id| figure(&self.programs.counted(id).expect("a map"))).sum()
+    }
+
+    /// What was counted at a pod's port.
+    pub(crate) fn of_pod(&self, scene: &Scene, name: &str) -> Counted {
+        let found = scene.lab.pods().iter().position(|link| Place::Pod(link.name.clone()) == pod(name));
+        let id = found.expect("a pod") as u16 + 1;
+        self.programs.counted(id).expect("a map")
     }
 }

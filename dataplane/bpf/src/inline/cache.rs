@@ -47,6 +47,12 @@ impl VerdictCache {
             + self.v6.enter(flows.iter().filter(|flow| !flow.is_v4()))
     }
 
+    /// Enters verdicts, but only over what is there of the same keys; tells how many those were.
+    pub fn replace(&mut self, flows: &[CachedFlow]) -> usize {
+        self.v4.replace(flows.iter().filter(|flow| flow.is_v4()))
+            + self.v6.replace(flows.iter().filter(|flow| !flow.is_v4()))
+    }
+
     /// Removes verdicts, as far as they are there.
     pub fn remove(&mut self, flows: &[CachedFlow]) {
         self.v4.remove(flows.iter().filter(|flow| flow.is_v4()));
@@ -69,21 +75,34 @@ impl VerdictCache {
 }
 
 impl Family {
-    fn enter<'a>(&mut self, flows: impl Iterator<Item = &'a CachedFlow>) -> usize {
+    /// Writes keys and values out; tells how many they are.
+    fn prepare<'a>(&mut self, flows: impl Iterator<Item = &'a CachedFlow>) -> usize {
         self.keys.clear();
         self.values.clear();
         for flow in flows {
             flow.append_key(&mut self.keys);
             flow.append_verdict(&mut self.values);
         }
-        let count = self.values.len() / VERDICT_BYTES;
+        self.values.len() / VERDICT_BYTES
+    }
+
+    fn prepared(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.keys.chunks_exact(self.key_bytes).zip(self.values.chunks_exact(VERDICT_BYTES))
+    }
+
+    fn replace<'a>(&mut self, flows: impl Iterator<Item = &'a CachedFlow>) -> usize {
+        self.prepare(flows);
+        self.prepared().filter(|(key, value)| self.map.update(key, value, MapFlags::EXIST).is_ok()).count()
+    }
+
+    fn enter<'a>(&mut self, flows: impl Iterator<Item = &'a CachedFlow>) -> usize {
+        let count = self.prepare(flows);
         let Self { map, keys, values, .. } = self;
         if count == 0 || map.update_batch(keys, values, count as u32, MapFlags::ANY, MapFlags::ANY).is_ok() {
             return 0;
         }
         // Which of them failed, the kernel does not say through this call: once more, one by one.
-        let entries = keys.chunks_exact(self.key_bytes).zip(values.chunks_exact(VERDICT_BYTES));
-        entries.filter(|(key, value)| map.update(key, value, MapFlags::ANY).is_err()).count()
+        self.prepared().filter(|(key, value)| self.map.update(key, value, MapFlags::ANY).is_err()).count()
     }
 
     fn remove<'a>(&mut self, flows: impl Iterator<Item = &'a CachedFlow>) {

@@ -8,6 +8,8 @@ pub type Mac = [u8; 6];
 pub const ARP: u16 = 0x0806;
 pub const IPV4: u16 = 0x0800;
 pub const IPV6: u16 = 0x86dd;
+pub const DONT_FRAGMENT: u16 = 0x4000;
+pub const MORE_FRAGMENTS: u16 = 0x2000;
 pub const BROADCAST: Mac = [0xff; 6];
 
 pub fn ethernet(src: Mac, dst: Mac, ethertype: u16, payload: &[u8]) -> Vec<u8> {
@@ -25,9 +27,16 @@ pub fn arp(operation: u16, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> 
 }
 
 pub fn ipv4(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    ipv4_piece(src, dst, protocol, DONT_FRAGMENT, payload)
+}
+
+/// The flags and the offset, in units of eight octets (RFC 791, section 3.1).
+pub fn ipv4_piece(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, place: u16, payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![0x45, 0];
     packet.extend(((20 + payload.len()) as u16).to_be_bytes());
-    packet.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
+    packet.extend([0, 7]);
+    packet.extend(place.to_be_bytes());
+    packet.extend([64, protocol, 0, 0]);
     packet.extend(src.octets());
     packet.extend(dst.octets());
     let mut sum: u32 = packet.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
