@@ -6,7 +6,9 @@ use std::process::Command;
 const SOURCES: [&str; 2] = ["steering", "inline"];
 
 fn main() {
-    println!("cargo::rerun-if-changed=src/pods.bpf.h");
+    for headers in ["src/pods.bpf.h", "src/inline"] {
+        println!("cargo::rerun-if-changed={headers}");
+    }
     println!("cargo::rerun-if-env-changed=CLANG");
     for name in SOURCES {
         compile(name);

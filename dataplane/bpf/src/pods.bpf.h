@@ -22,6 +22,15 @@
 #define PINNING __uint(pinning, 0)
 #endif
 
+#define MAP(name, kind, entries, key_type, value_type) \
+	struct {                                       \
+		__uint(type, kind);                    \
+		__uint(max_entries, entries);          \
+		__type(key, key_type);                 \
+		__type(value, value_type);             \
+		PINNING;                               \
+	} name SEC(".maps")
+
 // IPv4 addresses are kept in their IPv4-mapped form (RFC 4291, section 2.5.5.2).
 struct address {
 	__u8 octets[16];
@@ -42,21 +51,8 @@ struct port {
 	__u8 unused[3];
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_ADDRESSES);
-	PINNING;
-	__type(key, struct pod_address);
-	__type(value, __u8);
-} pod_addresses SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_ADDRESSES);
-	PINNING;
-	__type(key, struct address);
-	__type(value, __u8);
-} node_addresses SEC(".maps");
+MAP(pod_addresses, BPF_MAP_TYPE_HASH, MAX_ADDRESSES, struct pod_address, __u8);
+MAP(node_addresses, BPF_MAP_TYPE_HASH, MAX_ADDRESSES, struct address, __u8);
 
 // RFC 826, for Ethernet and IPv4.
 struct arp_packet {
@@ -106,9 +102,11 @@ enum {
 	NEXT_FRAGMENT = 44,
 };
 
-static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
+// Both at even addresses, as in all headers.
+static __always_inline bool same_mac(const void *a, const void *b)
 {
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] && a[5] == b[5];
+	const __u16 *one = a, *other = b;
+	return !((one[0] ^ other[0]) | (one[1] ^ other[1]) | (one[2] ^ other[2]));
 }
 
 static __always_inline struct address from_v4(const void *octets)

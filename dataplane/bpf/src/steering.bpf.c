@@ -21,34 +21,11 @@ struct counters {
 	__u64 dropped;
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_PORTS);
-	__type(key, __u32);
-	__type(value, struct port);
-} ports SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_ADDRESSES);
-	__type(key, struct address);
-	__type(value, __u8);
-} local_addresses SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_XSKMAP);
-	__uint(max_entries, MAX_SOCKETS);
-	__type(key, __u32);
-	__type(value, __u32);
-} xsks SEC(".maps");
-
+MAP(ports, BPF_MAP_TYPE_HASH, MAX_PORTS, __u32, struct port);
+MAP(local_addresses, BPF_MAP_TYPE_HASH, MAX_ADDRESSES, struct address, __u8);
+MAP(xsks, BPF_MAP_TYPE_XSKMAP, MAX_SOCKETS, __u32, __u32);
 // At the base of each port.
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, MAX_SOCKETS);
-	__type(key, __u32);
-	__type(value, struct counters);
-} counters SEC(".maps");
+MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, MAX_SOCKETS, __u32, struct counters);
 
 // IEEE 802.1Q, behind the ethertype that announces it.
 struct vlan_tag {

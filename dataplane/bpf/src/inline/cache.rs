@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use aya::maps::MapInfo;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use super::layout::{CachedFlow, KEY4_BYTES, KEY6_BYTES, VERDICT_BYTES};
@@ -9,6 +10,23 @@ use crate::BpfError;
 
 /// The maps whose size is a setting.
 pub(super) const SIZED: [&str; 2] = ["flows4", "flows6"];
+
+/// Removes the pins of verdicts that have another size or layout.
+///
+/// # Errors
+///
+/// They cannot be removed.
+pub(super) fn discard_others(pins: &Path, capacity: u32) -> Result<(), BpfError> {
+    for map in SIZED {
+        let path = pins.join(map);
+        let differs =
+            |info: MapInfo| info.max_entries() != capacity || info.value_size() as usize != VERDICT_BYTES;
+        if MapInfo::from_pin(&path).is_ok_and(differs) {
+            std::fs::remove_file(&path).map_err(|source| BpfError::File { path, source })?;
+        }
+    }
+    Ok(())
+}
 
 /// Entries that are read at a time.
 const BATCH: u32 = 1024;

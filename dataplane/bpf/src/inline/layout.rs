@@ -163,7 +163,7 @@ pub struct CachedFlow {
 
 pub(crate) const KEY4_BYTES: usize = 16;
 pub(crate) const KEY6_BYTES: usize = 40;
-pub(crate) const VERDICT_BYTES: usize = 16;
+pub(crate) const VERDICT_BYTES: usize = 24;
 
 const ALLOW: u8 = 1;
 const DENY: u8 = 2;
@@ -204,6 +204,8 @@ impl CachedFlow {
         bytes.push(flags.iter().filter(|(holds, _)| *holds).map(|(_, flag)| flag).sum());
         bytes.extend_from_slice(&[0; 2]);
         bytes.extend_from_slice(&self.last_seen.to_ne_bytes());
+        // Whether its addresses are true, the programs find out.
+        bytes.extend_from_slice(&[0; 8]);
     }
 
     /// Reads an entry back; `None` for bytes of other lengths.

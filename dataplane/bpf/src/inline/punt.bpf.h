@@ -1,0 +1,133 @@
+// To the worker and back: which frames are given to it, and which it has approved.
+
+#pragma once
+
+#include "maps.bpf.h"
+
+// The tag of a punted frame: the port's id, and in bit 0 which way it goes.
+#define TO_POD 1
+
+// The longest headers of a segment: Ethernet, IPv6 and TCP with its options.
+#define SEGMENT_HEADERS (14 + 40 + 60)
+
+// A bucket of punts: refilled by the time that has passed. Several processors may take the same token: it bounds,
+// it does not account.
+static __always_inline bool may_punt(__u16 id, enum bucket_of which, const struct settings *set)
+{
+	__u32 at = id * BUCKETS + which;
+	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &at);
+	if (!bucket)
+		return false;
+	__u64 now = bpf_ktime_get_ns(), since = now - bucket->filled;
+	if (since > SECOND)
+		since = SECOND;
+	__u64 more = since * set->punt_rate / SECOND;
+	if (more) {
+		__u64 punts = bucket->punts + more;
+		bucket->punts = punts < set->punt_burst ? punts : set->punt_burst;
+		bucket->filled = now;
+	}
+	if (!bucket->punts)
+		return false;
+	bucket->punts--;
+	return true;
+}
+
+// To the worker, with the port and the direction in a tag. `payer` is the port of whose bucket that is taken.
+static __always_inline int punt_for(struct __sk_buff *skb, __u16 id, bool to_pod, __u16 payer, enum bucket_of which)
+{
+	struct settings *set = first_of(&settings);
+	if (set && set->open_after && bpf_ktime_get_coarse_ns() > set->open_after)
+		return TC_ACT_UNSPEC;
+	if (!set || !may_punt(payer, which, set)) {
+		COUNT(payer, limited);
+		return TC_ACT_SHOT;
+	}
+	// The pair would drop it, and count it where nobody looks.
+	if ((skb->gso_size ? skb->gso_size + SEGMENT_HEADERS : skb->len) > set->longest) {
+		COUNT(payer, too_long);
+		return TC_ACT_SHOT;
+	}
+	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), id << 1 | (to_pod ? TO_POD : 0)))
+		return TC_ACT_SHOT;
+	COUNT(id, punted);
+	return bpf_redirect(set->punt_ifindex, 0);
+}
+
+static __always_inline int punt(struct __sk_buff *skb, __u16 id, bool to_pod)
+{
+	return punt_for(skb, id, to_pod, id, to_pod ? RECEIVES : SENDS);
+}
+
+// A mark does not cross from one network namespace to another: only reinject can have set it.
+static __always_inline bool is_marked(const struct __sk_buff *skb)
+{
+	struct settings *set = skb->mark ? first_of(&settings) : NULL;
+	return set && skb->mark == set->mark;
+}
+
+// Whether this frame was approved on its way here, which counts once.
+static __always_inline bool takes_mark(struct __sk_buff *skb, __u16 id)
+{
+	if (!is_marked(skb))
+		return false;
+	skb->mark = 0;
+	COUNT(id, approved);
+	return true;
+}
+
+// SipHash-2-4 (Aumasson and Bernstein, 2012) of eight bytes: what the worker shows for a frame to be approved.
+#define ROTATE(x, by) ((x) << (by) | (x) >> (64 - (by)))
+#define ROUND                                                                                     \
+	do {                                                                                      \
+		a += b; b = ROTATE(b, 13); b ^= a; a = ROTATE(a, 32);                             \
+		c += d; d = ROTATE(d, 16); d ^= c;                                                \
+		a += d; d = ROTATE(d, 21); d ^= a;                                                \
+		c += b; b = ROTATE(b, 17); b ^= c; c = ROTATE(c, 32);                             \
+	} while (0)
+
+static __always_inline __u64 siphash(const __u64 *key, __u64 word)
+{
+	__u64 a = key[0] ^ 0x736f6d6570736575ULL, b = key[1] ^ 0x646f72616e646f6dULL;
+	__u64 c = key[0] ^ 0x6c7967656e657261ULL, d = key[1] ^ 0x7465646279746573ULL;
+	d ^= word;
+	ROUND;
+	ROUND;
+	a ^= word;
+	// The last block holds the length alone.
+	d ^= 8ULL << 56;
+	ROUND;
+	ROUND;
+	a ^= 8ULL << 56;
+	c ^= 0xff;
+	ROUND;
+	ROUND;
+	ROUND;
+	ROUND;
+	return a ^ b ^ c ^ d;
+}
+
+// The end of every frame that the worker gives back: it approved just this one, and nobody can show that again.
+struct approval {
+	__u32 sequence;
+	__u32 tag;
+	__u64 proof;
+};
+
+// Takes the approval off a frame's end: its tag is then good.
+static __always_inline bool takes_approval(struct __sk_buff *skb, const struct settings *set)
+{
+	__u32 length = skb->len;
+	struct approvals *seen = first_of(&approvals);
+	struct approval shown;
+	if (!seen || length < sizeof(struct ethhdr) + sizeof(shown) || !skb->vlan_present)
+		return false;
+	if (bpf_skb_load_bytes(skb, length - sizeof(shown), &shown, sizeof(shown)))
+		return false;
+	if (shown.tag != skb->vlan_tci || (__s32)(shown.sequence - seen->last) <= 0)
+		return false;
+	if (shown.proof != siphash(set->key, (__u64)shown.tag << 32 | shown.sequence))
+		return false;
+	seen->last = shown.sequence;
+	return !bpf_skb_change_tail(skb, length - sizeof(shown), 0);
+}
