@@ -24,7 +24,7 @@ use crate::config::{Config, Fallback, Mode};
 use crate::exit::{Failure, system};
 use crate::instance;
 use crate::interface::{InterfaceName, InterfaceNameError};
-use crate::interlock::{Guarded, Interlock, InterlockError};
+use crate::interlock::{Forwards, Guarded, Interlock, InterlockError};
 use crate::privileges;
 
 /// The command by which the agent's binary becomes a broker.
@@ -63,8 +63,8 @@ struct Orders {
     /// Pod ports, as the interlock knows them.
     ports: Vec<String>,
     hold: Vec<String>,
-    /// Whether the kernel forwards what pods send.
-    forwards: bool,
+    /// What the kernel forwards of what pods send.
+    forwards: Option<Forwards>,
     /// Pod ports and uplinks.
     interfaces: Vec<String>,
 }
@@ -121,7 +121,10 @@ impl Broker {
             state_dir: config.state_dir.clone(),
             ports: names(&mut config.ports.iter().map(|port| &port.interface)),
             hold: config.hold.iter().map(ToString::to_string).collect(),
-            forwards: config.mode == Mode::Inline,
+            forwards: (config.mode == Mode::Inline).then(|| Forwards {
+                services: config.services.iter().map(|(address, length)| (address.ip(), *length)).collect(),
+                uplinks: names(&mut config.uplinks.iter()),
+            }),
             interfaces: names(&mut config.interfaces()),
         };
         send(broker.stream.get_mut(), &orders).map_err(BrokerError::Gone)?;
@@ -222,7 +225,10 @@ impl Charge {
         };
         let hold = hold.iter().map(|pattern| pattern.parse()).collect::<Result<_, _>>()?;
         let interlock = Interlock::of(&state_dir);
-        let interlock = if forwards { interlock.forwarding() } else { interlock };
+        let interlock = match forwards {
+            Some(what) => interlock.forwarding(what),
+            None => interlock,
+        };
         let interlock = Guarded::new(interlock, names(ports)?, hold);
         Ok(Self { interlock, interfaces: names(interfaces)?, state_dir })
     }

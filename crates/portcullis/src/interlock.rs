@@ -10,8 +10,11 @@ mod guarded;
 use std::collections::BTreeSet;
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
 
 use crate::interface::{InterfaceName, InterfacePattern};
 
@@ -26,8 +29,18 @@ const TUNNELS: &str = "4789, 6081, 8472";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interlock {
     table: String,
-    /// Whether the kernel forwards what pods send.
-    forwards: bool,
+    /// What the kernel forwards of what pods send; `None` for nothing.
+    forwards: Option<Forwards>,
+}
+
+/// What a kernel forwards that carries what userspace has judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forwards {
+    /// Networks of the addresses of services. What a pod sends to one is judged where it leaves, and leaves by
+    /// nothing else than ports and uplinks.
+    pub services: Vec<(IpAddr, u8)>,
+    /// The uplinks' names.
+    pub uplinks: Vec<String>,
 }
 
 /// The rules could not be changed or read.
@@ -48,7 +61,7 @@ impl Interlock {
     pub fn of(state_dir: &Path) -> Self {
         let path = state_dir.to_string_lossy();
         if path == "/run/portcullis" {
-            return Self { table: "portcullis".to_owned(), forwards: false };
+            return Self { table: "portcullis".to_owned(), forwards: None };
         }
         let table = path.bytes().fold("portcullis".to_owned(), |mut name, byte| {
             match byte {
@@ -58,14 +71,14 @@ impl Interlock {
             }
             name
         });
-        Self { table, forwards: false }
+        Self { table, forwards: None }
     }
 
     /// The same for a node whose kernel carries what userspace has judged: it forwards to and from interfaces that
     /// are ready, and to and from no other of the ports.
     #[must_use]
-    pub fn forwarding(self) -> Self {
-        Self { forwards: true, ..self }
+    pub fn forwarding(self, what: Forwards) -> Self {
+        Self { forwards: Some(what), ..self }
     }
 
     /// Puts the rules for these pod ports and held interfaces in force, in one transaction: whatever rules of
@@ -155,11 +168,12 @@ impl Interlock {
                 })
                 .collect()
         };
-        let (tunnel, to, from) = if self.forwards {
+        let (tunnel, to, from) = if self.forwards.is_some() {
             ("fib daddr type local ", "oif != @ready ", "iif != @ready ")
         } else {
             ("", "", "")
         };
+        let services = self.forwards.iter().map(Forwards::unguarded).collect::<String>();
         // Prerouting at -300 comes before connection tracking; forward at -150 before every ordinary filter (0).
         format!(
             "add table inet {table}
@@ -176,12 +190,32 @@ table inet {table} {{
     type filter hook forward priority -150; policy accept;
     oifname @ports {to}counter drop comment \"forwarded to a pod\"
     iifname @ports {from}counter drop comment \"forwarded from a pod\"
-{}  }}
+{}{services}  }}
 }}
 ",
             held("iifname"),
             held("oifname"),
         )
+    }
+}
+
+impl Forwards {
+    /// Rules for what a pod sent to a service, and would leave where no program sees which backend that is.
+    fn unguarded(&self) -> String {
+        let ways = joined(self.uplinks.iter().map(|name| format!("\"{name}\"")));
+        let ways = if ways.is_empty() { ways } else { format!("oifname != {{ {ways} }} ") };
+        let rule = |family: &str, v4: bool| -> String {
+            let of_family = self.services.iter().filter(|(address, _)| address.is_ipv4() == v4);
+            let networks = joined(of_family.map(|(address, length)| format!("{address}/{length}")));
+            if networks.is_empty() {
+                return networks;
+            }
+            format!(
+                "    iifname @ports ct original {family} daddr {{ {networks} }} oif != @ready {ways}counter drop \
+                 comment \"a service, by no uplink\"\n"
+            )
+        };
+        rule("ip", true) + &rule("ip6", false)
     }
 }
 
@@ -250,6 +284,23 @@ mod tests {
         assert!(script.contains("set ports { type ifname; }"), "{script}");
         assert!(script.contains("set ready { type iface_index; }"), "{script}");
         assert!(!script.contains("held"));
+    }
+
+    #[test]
+    fn services_leave_by_ports_and_uplinks_alone() {
+        let forwards = Forwards {
+            services: vec![("10.96.0.0".parse().unwrap(), 12), ("fd96::".parse().unwrap(), 108)],
+            uplinks: vec!["eth0".into()],
+        };
+        let script =
+            Interlock::of("/run/portcullis".as_ref()).forwarding(forwards).script(&[], &[].into(), &[]);
+        let rest = "} oif != @ready oifname != { \"eth0\" } counter drop comment \"a service, by no uplink\"";
+        for way in ["ct original ip daddr { 10.96.0.0/12 ", "ct original ip6 daddr { fd96::/108 "] {
+            assert!(script.contains(&format!("iifname @ports {way}{rest}\n")), "{script}");
+        }
+        // Connections are not tracked for it where there are no services.
+        let none = Interlock::of("/run/portcullis".as_ref()).forwarding(Forwards::default());
+        assert!(!none.script(&[], &[].into(), &[]).contains("ct "));
     }
 
     #[test]

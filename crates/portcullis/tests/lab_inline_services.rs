@@ -133,3 +133,45 @@ fn what_nothing_translates_does_not_leave_the_node() {
         })
         .expect("counted");
 }
+
+#[test]
+fn what_is_for_a_service_leaves_by_no_interface_that_nobody_watches() {
+    let scene = cluster_ips::scene();
+    scene.home.apply("policy.yaml", X_A_ALONE).expect("a manifest");
+    let overlay =
+        "ip link add overlay arp off type veth peer name far; ip link set overlay up; ip link set far up";
+    assert!(scene.node(overlay).status.success());
+    for family in Family::ALL {
+        let (backend, bits) =
+            (scene.address(&pod("z/c"), family), if family == Family::V4 { 32 } else { 128 });
+        assert!(scene.node(&format!("ip route replace {backend}/{bits} dev overlay")).status.success());
+    }
+    let services = service(&scene, 1, &["z/c"], 80);
+    scene.lab.serve(&services, RulesOf::Nftables, Masquerade::All).expect("rules");
+    let sent = || -> u64 {
+        let listing = text(&scene.node("ip -s -j link show overlay"));
+        let listing: serde_json::Value = serde_json::from_str(&listing).expect("JSON");
+        listing[0]["stats64"]["tx"]["packets"].as_u64().expect("a count")
+    };
+    let ask = |from: &str| {
+        let probes: Vec<Probe> = Family::ALL
+            .iter()
+            .flat_map(|family| Transport::ALL.map(|transport| (cluster_ip(1, *family), transport)))
+            .map(|(to, transport)| Probe { from: pod(from), to, port: cluster_ips::PORT, transport })
+            .collect();
+        probe_all(&scene.lab, &probes, SILENCE).expect("probes");
+    };
+    let before = sent();
+    ask("x/a");
+    assert!(sent() >= before + 6, "without an agent");
+    let _agent = scene.agent();
+    let before = sent();
+    ask("x/a");
+    ask("x/b");
+    assert_eq!(sent(), before);
+    // By itself the backend may be asked by whom no policy binds.
+    let to = scene.address(&pod("z/c"), Family::V4);
+    let probe = Probe { from: pod("x/b"), to, port: 80, transport: Transport::Udp };
+    probe_all(&scene.lab, &[probe], SILENCE).expect("a probe");
+    assert!(sent() > before, "its route leads there");
+}
