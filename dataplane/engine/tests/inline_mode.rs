@@ -224,6 +224,23 @@ fn a_service_is_judged_where_its_backend_is_seen() {
 }
 
 #[test]
+fn a_denial_where_a_pod_leaves_the_node_is_told_for_its_own_port() {
+    let cluster = testkit::cluster::cluster()
+        .node("node", NODE)
+        .pod("x/a", &format!("{A} {A6}"), "")
+        .pod("x/b", &format!("{B} {B6}"), "app=b")
+        .pod("x/c", &format!("{C} fd00::3"), "")
+        .policy(testkit::cluster::policy("x/p").subjects("app=b").egress([]))
+        .build();
+    let mut inline = Inline::new(cluster);
+    inline.punt(1, false, by(1, syn(B, 4000, SERVICE, 80))).passes();
+    let outcome = inline.punt(UPLINK, true, syn(B, 4000, OUTSIDE, 80));
+    let [told] = outcome.drops(DropReason::DefaultDeny) else { panic!("{outcome:?}") };
+    assert_eq!((told.port, told.key, told.pod_opened), (PortId(1), key(B, 4000, OUTSIDE, 80), true));
+    assert_eq!(told.verdict, Verdict::Deny);
+}
+
+#[test]
 fn a_hidden_source_reaches_open_pods_only() {
     let mut inline = Inline::new(b_accepts(&[80]));
     inline.punt(1, true, toward(1, syn(NODE, 4000, B, 80))).drops(DropReason::MasqueradedSource);

@@ -40,4 +40,9 @@ impl Kernel {
         let id = found.expect("a pod") as u16 + 1;
         self.programs.counted(id).expect("a map")
     }
+
+    /// What was counted at the uplink.
+    pub(crate) fn of_uplink(&self) -> Counted {
+        self.programs.counted(self.ports).expect("a map")
+    }
 }

@@ -50,13 +50,18 @@ pub(super) fn on_denied(
     wiring: &Wiring,
     table: &PolicyTable,
 ) -> Option<Judged> {
-    let pod_opened = !punt.departing;
+    let leaves = is_uplink(punt.port, wiring);
+    let pod_opened = leaves || !punt.departing;
     let key = if pod_opened { *key } else { key.reversed() };
     let local = key.src.address;
-    let here = wiring.pod_port(local) == Some(punt.port) && is_cached(packet.kind);
+    let port = wiring.pod_port(local).filter(|port| leaves || *port == punt.port)?;
     let forward = if pod_opened { packet.key == key } else { packet.key.reversed() == key };
-    let epoch = table.epoch_of(local).filter(|_| here && forward)?;
-    Some(Judged { port: punt.port, key, verdict: Verdict::Deny, pod_opened, provisional: false, epoch })
+    let epoch = table.epoch_of(local).filter(|_| forward && is_cached(packet.kind))?;
+    Some(Judged { port, key, verdict: Verdict::Deny, pod_opened, provisional: false, epoch })
+}
+
+fn is_uplink(port: PortId, wiring: &Wiring) -> bool {
+    wiring.port(port).is_some_and(|port| port.role == Role::Uplink)
 }
 
 /// Whether the kernel can tell packets like this one's connection from others.
@@ -91,9 +96,8 @@ pub(super) fn exception(
     if unknown(src) || unknown(dst) {
         return Some(Exception::Refused(DropReason::UnknownPod));
     }
-    let leaves = wiring.port(punt.port).is_some_and(|port| port.role == Role::Uplink);
     if wiring.is_service(dst) {
-        let refused = leaves || punt.departing;
+        let refused = punt.departing || is_uplink(punt.port, wiring);
         return Some(match refused {
             true => Exception::Refused(DropReason::ServiceUntranslated),
             false => Exception::Allowed,
