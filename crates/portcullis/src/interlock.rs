@@ -5,24 +5,22 @@
 //! an interface that nobody has claimed yet, or that was made anew a moment ago, has no program. This closes all three. What the node's own processes send
 //! to a pod goes through the output hook and is not touched.
 
+mod chains;
 mod guarded;
 
 use std::collections::BTreeSet;
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
-use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use serde::{Deserialize, Serialize};
-
 use crate::interface::{InterfaceName, InterfacePattern};
 
+pub use chains::Forwards;
 pub use guarded::Guarded;
 
-/// UDP ports of encapsulations (RFC 7348, RFC 8926, and Linux's default for VXLAN): what a pod sends to one of its
-/// node's tunnels would leave the tunnel as traffic of the node.
-const TUNNELS: &str = "4789, 6081, 8472";
+/// More interfaces than there are ports.
+const MOST_READY: usize = 4096;
 
 /// The rules of one agent in the calling thread's network namespace. Those of several agents add up: each has a
 /// table of its own.
@@ -31,16 +29,6 @@ pub struct Interlock {
     table: String,
     /// What the kernel forwards of what pods send; `None` for nothing.
     forwards: Option<Forwards>,
-}
-
-/// What a kernel forwards that carries what userspace has judged.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Forwards {
-    /// Networks of the addresses of services. What a pod sends to one is judged where it leaves, and leaves by
-    /// nothing else than ports and uplinks.
-    pub services: Vec<(IpAddr, u8)>,
-    /// The uplinks' names.
-    pub uplinks: Vec<String>,
 }
 
 /// The rules could not be changed or read.
@@ -157,65 +145,23 @@ impl Interlock {
                 if elements.is_empty() { elements } else { format!("; elements = {{ {elements} }}") };
             format!("type {kind}{elements}")
         };
-        let (ours, ready) = (set("ifname", quoted(ports)), set("iface_index", joined(ready.iter())));
+        let ours = set("ifname", quoted(ports));
+        // Of a known size, it is looked up at once by the kernel's faster kind of set.
+        let ready = set(&format!("iface_index; size {MOST_READY}"), joined(ready.iter()));
         let table = &self.table;
-        let held = |direction: &str| -> String {
-            hold.iter()
-                .map(|pattern| {
-                    format!(
-                        "    {direction} \"{pattern}\" {direction} != @ports counter drop comment \"held\"\n"
-                    )
-                })
-                .collect()
+        let chains = match &self.forwards {
+            Some(forwards) => chains::forwarding(forwards, hold),
+            None => chains::closed(hold),
         };
-        let (tunnel, to, from) = if self.forwards.is_some() {
-            ("fib daddr type local ", "oif != @ready ", "iif != @ready ")
-        } else {
-            ("", "", "")
-        };
-        let services = self.forwards.iter().map(Forwards::unguarded).collect::<String>();
-        // Prerouting at -300 comes before connection tracking; forward at -150 before every ordinary filter (0).
         format!(
             "add table inet {table}
 delete table inet {table}
 table inet {table} {{
   set ports {{ {ours}; }}
   set ready {{ {ready}; }}
-  chain prerouting {{
-    type filter hook prerouting priority -300; policy accept;
-    iifname @ports iif != @ready counter drop comment \"not attached\"
-    iifname @ports {tunnel}udp dport {{ {TUNNELS} }} counter drop comment \"into a tunnel\"
-{}  }}
-  chain forward {{
-    type filter hook forward priority -150; policy accept;
-    oifname @ports {to}counter drop comment \"forwarded to a pod\"
-    iifname @ports {from}counter drop comment \"forwarded from a pod\"
-{}{services}  }}
-}}
+{chains}}}
 ",
-            held("iifname"),
-            held("oifname"),
         )
-    }
-}
-
-impl Forwards {
-    /// Rules for what a pod sent to a service, and would leave where no program sees which backend that is.
-    fn unguarded(&self) -> String {
-        let ways = joined(self.uplinks.iter().map(|name| format!("\"{name}\"")));
-        let ways = if ways.is_empty() { ways } else { format!("oifname != {{ {ways} }} ") };
-        let rule = |family: &str, v4: bool| -> String {
-            let of_family = self.services.iter().filter(|(address, _)| address.is_ipv4() == v4);
-            let networks = joined(of_family.map(|(address, length)| format!("{address}/{length}")));
-            if networks.is_empty() {
-                return networks;
-            }
-            format!(
-                "    iifname @ports ct original {family} daddr {{ {networks} }} oif != @ready {ways}counter drop \
-                 comment \"a service, by no uplink\"\n"
-            )
-        };
-        rule("ip", true) + &rule("ip6", false)
     }
 }
 
@@ -262,7 +208,10 @@ mod tests {
             script.contains("set ports { type ifname; elements = { \"veth-a\", \"veth-b\" }; }"),
             "{script}"
         );
-        assert!(script.contains("set ready { type iface_index; elements = { 7, 9 }; }"), "{script}");
+        assert!(
+            script.contains("set ready { type iface_index; size 4096; elements = { 7, 9 }; }"),
+            "{script}"
+        );
         let lines: Vec<&str> = script.lines().map(str::trim).collect();
         let at =
             |line: &str| lines.iter().position(|l| *l == line).unwrap_or_else(|| panic!("{line}\n{script}"));
@@ -279,10 +228,31 @@ mod tests {
     }
 
     #[test]
+    fn a_kernel_that_forwards_asks_who_is_no_ready_port_for_its_name() {
+        let interlock = Interlock::of("/run/portcullis".as_ref()).forwarding(Forwards::default());
+        let script = interlock.script(&["veth-a".parse().unwrap()], &[7].into(), &["veth*".parse().unwrap()]);
+        let chain = |name: &str| {
+            let (_, rest) =
+                script.split_once(&format!("chain {name} {{")).unwrap_or_else(|| panic!("{script}"));
+            rest.split_once("  }\n").unwrap().0
+        };
+        for (hook, direction, others) in [
+            ("input", "iif", "from_others"),
+            ("forward", "iif", "from_others"),
+            ("forward", "oif", "to_others"),
+        ] {
+            assert!(chain(hook).contains(&format!("{direction} != @ready jump {others}\n")), "{script}");
+            assert!(chain(others).contains(&format!("{direction}name @ports counter drop")), "{script}");
+            assert!(chain(others).contains(&format!("{direction}name \"veth*\"")), "{script}");
+        }
+        assert!(!script.contains("prerouting"), "{script}");
+    }
+
+    #[test]
     fn no_ports_make_an_empty_set() {
         let script = Interlock::of("/run/portcullis".as_ref()).script(&[], &[].into(), &[]);
         assert!(script.contains("set ports { type ifname; }"), "{script}");
-        assert!(script.contains("set ready { type iface_index; }"), "{script}");
+        assert!(script.contains("set ready { type iface_index; size 4096; }"), "{script}");
         assert!(!script.contains("held"));
     }
 
@@ -294,9 +264,12 @@ mod tests {
         };
         let script =
             Interlock::of("/run/portcullis".as_ref()).forwarding(forwards).script(&[], &[].into(), &[]);
-        let rest = "} oif != @ready oifname != { \"eth0\" } counter drop comment \"a service, by no uplink\"";
-        for way in ["ct original ip daddr { 10.96.0.0/12 ", "ct original ip6 daddr { fd96::/108 "] {
-            assert!(script.contains(&format!("iifname @ports {way}{rest}\n")), "{script}");
+        for service in ["ip daddr { 10.96.0.0/12 }", "ip6 daddr { fd96::/108 }"] {
+            let rule = format!(
+                "    iif @ready oifname != {{ \"eth0\" }} ct original {service} counter drop \
+                 comment \"a service, by no uplink\"\n"
+            );
+            assert!(script.contains(&rule), "{script}");
         }
         // Connections are not tracked for it where there are no services.
         let none = Interlock::of("/run/portcullis".as_ref()).forwarding(Forwards::default());

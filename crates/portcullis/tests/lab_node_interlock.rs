@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::net::if_::if_nametoindex;
 use portcullis::interface::{InterfaceName, InterfacePattern};
-use portcullis::interlock::Interlock;
+use portcullis::interlock::{Forwards, Interlock};
 use space::Space;
 
 struct Rig {
@@ -46,14 +46,22 @@ fn rig() -> Rig {
 }
 
 fn bind(space: &Space, address: &'static str) -> UdpSocket {
-    let socket = space.run(move || UdpSocket::bind((address, 0)).unwrap());
+    bind_to(space, address, 0)
+}
+
+fn bind_to(space: &Space, address: &'static str, port: u16) -> UdpSocket {
+    let socket = space.run(move || UdpSocket::bind((address, port)).unwrap());
     socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     socket
 }
 
 /// Whether at least one of five datagrams arrives.
 fn reaches(from: &Space, source: &'static str, to: &Space, target: &'static str) -> bool {
-    let (sender, receiver) = (bind(from, source), bind(to, target));
+    reaches_port(from, source, to, target, 0)
+}
+
+fn reaches_port(from: &Space, source: &'static str, to: &Space, target: &'static str, port: u16) -> bool {
+    let (sender, receiver) = (bind(from, source), bind_to(to, target, port));
     for _ in 0..5 {
         // An unreachable answer to an earlier one may show here; the receiver's word counts.
         drop(sender.send_to(b"denied", receiver.local_addr().unwrap()));
@@ -76,12 +84,16 @@ fn names(list: &[&str]) -> Vec<InterfaceName> {
 }
 
 fn apply(node: &Space, ports: &[&str], hold: &[&str]) {
+    apply_as(node, interlock(), ports, hold);
+}
+
+fn apply_as(node: &Space, interlock: Interlock, ports: &[&str], hold: &[&str]) {
     let (ports, hold) =
         (names(ports), hold.iter().map(|p| p.parse::<InterfacePattern>().unwrap()).collect::<Vec<_>>());
     node.run(move || {
         // Those that are there now; one that takes a name later is not ready.
         let ready = ports.iter().filter_map(|name| if_nametoindex(name.as_str()).ok());
-        interlock().apply(&ports, &ready.collect(), &hold).unwrap();
+        interlock.apply(&ports, &ready.collect(), &hold).unwrap();
     });
 }
 
@@ -128,6 +140,34 @@ fn held_interfaces_are_closed_until_they_are_claimed() {
     }
     apply(&rig.node, &["pod-a", "pod-b"], &["pod-*"]);
     assert!(reaches(&rig.b, "10.0.2.2", &rig.node, "10.0.2.1"), "its index is listed now");
+}
+
+/// Where the kernel carries what userspace has judged: between ports that are ready, and nothing else of a port.
+#[test]
+fn a_kernel_that_forwards_does_so_between_ready_ports_alone() {
+    const VXLAN: u16 = 4789;
+    let rig = rig();
+    let forwarding =
+        |ports: &[&str]| apply_as(&rig.node, interlock().forwarding(Forwards::default()), ports, &["pod-*"]);
+    forwarding(&["pod-a", "pod-b"]);
+    for (from, to) in [("10.0.1.2", "10.0.2.2"), ("fd00:1::2", "fd00:2::2")] {
+        assert!(reaches(&rig.a, from, &rig.b, to), "{from} -> {to}");
+        assert!(reaches_port(&rig.a, from, &rig.b, to, VXLAN), "{from} -> {to}: a pod's own tunnel");
+    }
+    for (pod, node) in [("10.0.1.2", "10.0.1.1"), ("fd00:1::2", "fd00:1::1")] {
+        assert!(reaches(&rig.a, pod, &rig.node, node), "{pod} -> {node}");
+        assert!(!reaches_port(&rig.a, pod, &rig.node, node, VXLAN), "{pod} -> {node}: a tunnel of the node");
+    }
+    let cut_off = |case: &str| {
+        assert!(!reaches(&rig.b, "10.0.2.2", &rig.node, "10.0.2.1"), "{case}: to its node");
+        assert!(!reaches(&rig.b, "10.0.2.2", &rig.a, "10.0.1.2"), "{case}: to a pod");
+        assert!(!reaches(&rig.a, "10.0.1.2", &rig.b, "10.0.2.2"), "{case}: from a pod");
+        assert!(reaches(&rig.a, "10.0.1.2", &rig.node, "10.0.1.1"), "{case}: the other pod");
+    };
+    anew(&rig);
+    cut_off("the name of a port, but another interface");
+    forwarding(&["pod-a"]);
+    cut_off("held");
 }
 
 /// Deletes and makes the veth pair of pod `b` again.

@@ -4,8 +4,9 @@
 mod inline_node;
 mod veth;
 
-use inline_node::{ELSEWHERE, FRIEND, Node, POD, POD_PORT};
-use veth::in_netns;
+use inline_node::{ELSEWHERE, FRIEND, Node, POD, POD_PORT, flow};
+use nix::net::if_::if_nametoindex;
+use veth::{Tap, in_netns};
 
 #[test]
 fn a_pods_address_counts_by_its_own_port_alone() {
@@ -21,5 +22,31 @@ fn a_pods_address_counts_by_its_own_port_alone() {
         assert!(!node.forwards(|n| &n.outside, POD, ELSEWHERE, |n| &n.outside), "a neighbour as the pod");
         assert!(!node.forwards(|n| &n.friend, POD, ELSEWHERE, |n| &n.outside), "the friend as the pod");
         assert_eq!(spoofed(&node), 3);
+    });
+}
+
+/// What was found about an entry's addresses is found out again once they have other owners.
+#[test]
+fn an_address_that_changes_hands_counts_by_its_new_port_from_then_on() {
+    in_netns(|| {
+        let mut node = Node::new();
+        let mut cache = node.programs.cache().unwrap();
+        assert_eq!(cache.enter(&[flow(ELSEWHERE, false)]), 0);
+        let to_the_pod =
+            |node: &mut Node, by: fn(&Node) -> &Tap, src| node.forwards(by, src, POD, |n| &n.pod);
+        let set = |node: &mut Node, interface, addresses: &[_]| {
+            node.programs.set_pod_addresses(if_nametoindex(interface).unwrap(), addresses).unwrap();
+        };
+        for round in ["first", "known"] {
+            assert!(to_the_pod(&mut node, |n| &n.outside, ELSEWHERE), "the outside, {round}");
+            assert!(to_the_pod(&mut node, |n| &n.friend, FRIEND), "the friend, {round}");
+        }
+        set(&mut node, "friend", &[FRIEND.into(), ELSEWHERE.into()]);
+        assert!(!to_the_pod(&mut node, |n| &n.outside, ELSEWHERE), "what is the friend's now, from outside");
+        assert!(to_the_pod(&mut node, |n| &n.friend, ELSEWHERE), "the friend under its second address");
+        set(&mut node, "friend", &[FRIEND.into()]);
+        assert!(to_the_pod(&mut node, |n| &n.outside, ELSEWHERE), "the outside, whose it is again");
+        set(&mut node, "pod", &[]);
+        assert!(!to_the_pod(&mut node, |n| &n.friend, FRIEND), "to a pod that has given its address up");
     });
 }

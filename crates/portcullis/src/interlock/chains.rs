@@ -1,0 +1,98 @@
+//! The chains of the interlock, for a kernel that forwards nothing of pods, and for one that does.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::joined;
+use crate::interface::InterfacePattern;
+
+/// UDP ports of encapsulations (RFC 7348, RFC 8926, and Linux's default for VXLAN): what a pod sends to one of its
+/// node's tunnels would leave the tunnel as traffic of the node.
+const TUNNELS: &str = "4789, 6081, 8472";
+
+/// What a kernel forwards that carries what userspace has judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forwards {
+    /// Networks of the addresses of services. What a pod sends to one is judged where it leaves, and leaves by
+    /// nothing else than ports and uplinks.
+    pub services: Vec<(IpAddr, u8)>,
+    /// The uplinks' names.
+    pub uplinks: Vec<String>,
+}
+
+/// Nothing of a port passes the kernel, but what its program gives it for the node.
+///
+/// Prerouting at -300 comes before connection tracking; forward at -150 before every ordinary filter (0).
+pub(super) fn closed(hold: &[InterfacePattern]) -> String {
+    format!(
+        "  chain prerouting {{
+    type filter hook prerouting priority -300; policy accept;
+    iifname @ports iif != @ready counter drop comment \"not attached\"
+    iifname @ports udp dport {{ {TUNNELS} }} counter drop comment \"into a tunnel\"
+{}  }}
+  chain forward {{
+    type filter hook forward priority -150; policy accept;
+    oifname @ports counter drop comment \"forwarded to a pod\"
+    iifname @ports counter drop comment \"forwarded from a pod\"
+{}  }}
+",
+        held(hold, "iifname"),
+        held(hold, "oifname"),
+    )
+}
+
+/// What comes by a port that is ready, and leaves by one, passes. It pays one hook and two lookups by number for it;
+/// what else is forwarded or delivered here has to show that it is no port's. Input at -300 comes before whoever takes
+/// packets there to send them on.
+pub(super) fn forwarding(forwards: &Forwards, hold: &[InterfacePattern]) -> String {
+    format!(
+        "  chain input {{
+    type filter hook input priority -300; policy accept;
+    iif != @ready jump from_others
+    udp dport {{ {TUNNELS} }} iif @ready counter drop comment \"into a tunnel\"
+  }}
+  chain forward {{
+    type filter hook forward priority -150; policy accept;
+    iif != @ready jump from_others
+    oif != @ready jump to_others
+  }}
+  chain from_others {{
+    iifname @ports counter drop comment \"not attached\"
+{}  }}
+  chain to_others {{
+    oifname @ports counter drop comment \"forwarded to a pod\"
+{}{}  }}
+",
+        held(hold, "iifname"),
+        held(hold, "oifname"),
+        forwards.unguarded(),
+    )
+}
+
+impl Forwards {
+    /// Rules for what a pod sent to a service, and would leave where no program sees which backend that is.
+    fn unguarded(&self) -> String {
+        let ways = joined(self.uplinks.iter().map(|name| format!("\"{name}\"")));
+        let ways = if ways.is_empty() { ways } else { format!("oifname != {{ {ways} }} ") };
+        let rule = |family: &str, v4: bool| -> String {
+            let of_family = self.services.iter().filter(|(address, _)| address.is_ipv4() == v4);
+            let networks = joined(of_family.map(|(address, length)| format!("{address}/{length}")));
+            if networks.is_empty() {
+                return networks;
+            }
+            format!(
+                "    iif @ready {ways}ct original {family} daddr {{ {networks} }} counter drop \
+                 comment \"a service, by no uplink\"\n"
+            )
+        };
+        rule("ip", true) + &rule("ip6", false)
+    }
+}
+
+fn held(hold: &[InterfacePattern], direction: &str) -> String {
+    let rule = |pattern| {
+        format!("    {direction} \"{pattern}\" {direction} != @ports counter drop comment \"held\"\n")
+    };
+    hold.iter().map(rule).collect()
+}
