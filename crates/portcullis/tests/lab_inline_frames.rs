@@ -561,3 +561,32 @@ fn every_kind_of_frame_fares_as_the_table_says() {
         }
     }
 }
+
+#[test]
+fn fragments_that_the_node_puts_together_bring_nobody_in_anothers_name() {
+    let bench = Bench::new();
+    // From now on the node tracks connections: it puts datagrams together, and cuts them anew.
+    bench.translate();
+    for row in ROWS.iter().filter(|row| matches!(row.name, "IPv4 fragments" | "IPv6 fragments")) {
+        for way in [Way::FromPod, Way::ToPod] {
+            try_row(&bench, row, way, Verdict);
+        }
+    }
+    for family in Family::ALL {
+        for (pretended, port) in
+            [(pod("x/b"), OPEN), (pod("y/a"), OPEN), (Place::Node, OPEN), (Place::Node, CLOSED)]
+        {
+            for size in [800, 1448] {
+                let mut aim = bench.aim(Way::ToPod, family, port, false);
+                aim.src = bench.scene.address(&pretended, family).to_string();
+                let frames = aim.udp(200).fragments(aim.number.into(), size);
+                let before = bench.counted("spoofed");
+                let name = format!("in the name of {pretended} {family}, in pieces of {size}");
+                assert_eq!(bench.arrive(Way::ToPod, &frames, 0), 0, "{name}");
+                if pretended != Place::Node {
+                    bench.grows(&name, before, 1, || bench.counted("spoofed"));
+                }
+            }
+        }
+    }
+}
