@@ -51,15 +51,17 @@ pub enum CleanupError {
 
 impl Cleanup {
     /// Removes what is ours: in the calling thread's network namespace the programs and the nftables table, and
-    /// on the machine the pins, the bpffs that we mounted, and the files of the state directory. A step that
-    /// fails does not keep the others from being done.
+    /// on the machine the pins, the bpffs that we mounted, and the files of the state directory. The last two stay
+    /// while an agent runs, which could not put them back. A step that fails does not keep the others from being
+    /// done.
     ///
     /// # Errors
     ///
     /// An agent runs on this state directory and `force` is not set.
     pub fn run(&self) -> Result<Outcome, CleanupError> {
         let mut outcome = Outcome::default();
-        if let Some(pid) = instance::running(&self.state_dir)? {
+        let running = instance::running(&self.state_dir)?;
+        if let Some(pid) = running {
             if !self.force {
                 return Err(CleanupError::Running { pid });
             }
@@ -75,11 +77,10 @@ impl Cleanup {
         }
         if self.interfaces.is_empty() {
             outcome.punt_pair();
-            outcome.bpffs(&own);
             outcome.table(interlock.remove());
-            match instance::forget(&self.state_dir, &self.claims_dir) {
-                Ok(files) => outcome.removed.extend(files.iter().map(|file| file.display().to_string())),
-                Err(error) => outcome.failed.push(error.to_string()),
+            if running.is_none() {
+                outcome.bpffs(&own);
+                outcome.files(&self.state_dir, &self.claims_dir);
             }
         } else {
             outcome.table(interlock.release(&self.interfaces).map(|()| false));
@@ -89,6 +90,13 @@ impl Cleanup {
 }
 
 impl Outcome {
+    fn files(&mut self, state_dir: &Path, claims_dir: &Path) {
+        match instance::forget(state_dir, claims_dir) {
+            Ok(files) => self.removed.extend(files.iter().map(|file| file.display().to_string())),
+            Err(error) => self.failed.push(error.to_string()),
+        }
+    }
+
     fn pins(&mut self, folder: &Path, interfaces: &[InterfaceName]) {
         let names: Vec<&str> = interfaces.iter().map(InterfaceName::as_str).collect();
         match bpf::pins::remove(folder, &names) {
@@ -116,8 +124,8 @@ impl Outcome {
     }
 
     fn bpffs(&mut self, own: &Path) {
-        // Nobody else mounts one inside our state directory. Detached, so that an agent that still has it open
-        // (`force`) does not keep it.
+        // Nobody else mounts one inside our state directory. Detached, so that whoever still has it open does not
+        // keep it.
         while is_bpffs(own) {
             if let Err(errno) = umount2(own, MntFlags::MNT_DETACH) {
                 self.failed.push(format!("cannot unmount {}: {errno}", own.display()));

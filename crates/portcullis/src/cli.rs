@@ -128,6 +128,15 @@ pub enum TestOutput {
     Junit,
 }
 
+/// The form of what a command says of this machine or of an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// One JSON object.
+    Json,
+}
+
 /// `portcullis lab ...`.
 #[derive(Debug, Subcommand)]
 pub enum LabCommand {

@@ -6,11 +6,12 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use nix::sys::utsname::uname;
 use serde::Serialize;
 use xsk::Device;
 
+use crate::cli::Format;
 use crate::exit::{self, Failure, system, usage};
 use crate::interface::InterfaceName;
 use crate::links::NodeLinks;
@@ -33,22 +34,13 @@ pub struct DoctorArgs {
     #[arg(value_name = "IFACE")]
     pub interfaces: Vec<String>,
 
-    /// The form of the output.
+    /// The form of the output; JSON is of the schema portcullis.doctor/v1.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub output: Format,
 
     /// The state directory of the agent that is to run.
     #[arg(long, env = "PORTCULLIS_STATE_DIR", default_value = "/run/portcullis", value_name = "DIR")]
     pub state_dir: PathBuf,
-}
-
-/// The form of the output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    Table,
-    /// One JSON object, schema portcullis.doctor/v1.
-    Json,
 }
 
 /// How something is.

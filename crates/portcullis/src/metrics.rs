@@ -71,6 +71,7 @@ impl Collector for Figures {
         about_traffic(status, &mut page)?;
         about_ports(status, &mut page)?;
         about_sockets(status, &mut page)?;
+        about_inline_mode(status, &mut page)?;
         about_policy(status, &mut page)?;
         about_workers(status, &mut page)
     }
@@ -152,6 +153,48 @@ fn about_ports(status: &Status, page: &mut Page<'_>) -> fmt::Result {
     page.gauges("port_state", "How a port is: attached, paused, absent, closed or unknown", states)?;
     let repairs = status.repairs.named().map(|(what, count)| (vec![("what", what.to_owned())], count));
     page.counters("repairs", "What was found otherwise than the agent had left it, and was mended", repairs)
+}
+
+fn about_inline_mode(status: &Status, page: &mut Page<'_>) -> fmt::Result {
+    let ports = || {
+        status
+            .ports
+            .iter()
+            .filter_map(|port| Some((vec![("iface", port.interface.clone())], port.tc.as_ref()?)))
+    };
+    let packets = ports().flat_map(|(labels, tc)| {
+        tc.packets.iter().map(move |(what, count)| {
+            let mut labels = labels.clone();
+            labels.push(("what", what.clone()));
+            (labels, *count)
+        })
+    });
+    page.counters("tc_packets", "Inline mode: packets by what a port's tc programs made of them", packets)?;
+    let verdicts = ports().map(|(labels, tc)| (labels, f64::from(tc.verdicts)));
+    page.gauges("port_verdicts", "Inline mode: verdicts of a port that the kernel has", verdicts)?;
+    let Some(inline) = status.inline else { return Ok(()) };
+    page.gauge("verdicts", "Inline mode: verdicts that the kernel has", inline.verdicts as f64)?;
+    page.gauge(
+        "verdicts_capacity",
+        "Inline mode: verdicts of each family that have room",
+        inline.capacity as f64,
+    )?;
+    for (name, help, count) in [
+        (
+            "verdicts_refused",
+            "Inline mode: verdicts that found no room, or were beyond what their port may have",
+            inline.refused,
+        ),
+        (
+            "verdicts_expired",
+            "Inline mode: verdicts that were idle for too long, or nobody's",
+            inline.expired,
+        ),
+        ("verdicts_renewed", "Inline mode: verdicts that a new policy table still allowed", inline.renewed),
+    ] {
+        page.counter(name, help, count)?;
+    }
+    Ok(())
 }
 
 /// The kernel's own names, and what they mean.

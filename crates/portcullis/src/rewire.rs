@@ -1,5 +1,7 @@
-//! Keeps the engine's wiring and the XDP programs' maps in step with what is known: the policy table's pods,
+//! Keeps the engine's wiring and the programs' maps in step with what is known: the policy table's pods,
 //! the kernel's links and neighbours, and the pods' MAC addresses.
+
+use std::sync::Arc;
 
 use anyhow::Result;
 use engine::wiring::{PortId, PriorityTags, Wiring};
@@ -7,10 +9,10 @@ use flow::{Address, MacAddr};
 use table::{Name, PolicyTable, Publisher};
 use tracing::{info, warn};
 
-use crate::config::{Config, Vlan};
-use crate::dataplane::Dataplane;
+use crate::config::{Config, Mode, Vlan};
 use crate::interface::InterfaceName;
 use crate::links::{NodeView, PodLink, wire};
+use crate::plane::{Known, Plane};
 
 /// What the wiring is made of.
 pub struct Rewire {
@@ -21,8 +23,11 @@ pub struct Rewire {
     indices: Vec<Option<u32>>,
     names: Vec<Name>,
     uplinks: Vec<InterfaceName>,
+    /// The uplinks whose next hops are ours to know; none where the kernel forwards.
+    forwarding: Vec<InterfaceName>,
     view: NodeView,
     priority_tags: PriorityTags,
+    services: Vec<(Address, u8)>,
     wiring: Publisher<Wiring>,
     /// Whether a policy table has said whose addresses are whose.
     has_table: bool,
@@ -47,7 +52,23 @@ impl Rewire {
             Vlan::Strip0 => PriorityTags::Stripped,
         };
         let uplinks = config.uplinks.clone();
-        Self { pods, given, indices, names, uplinks, view, priority_tags, wiring, has_table: false }
+        let (forwarding, services) = match config.mode {
+            Mode::Router => (uplinks.clone(), Vec::new()),
+            Mode::Inline => (Vec::new(), config.services.clone()),
+        };
+        Self {
+            pods,
+            given,
+            indices,
+            names,
+            uplinks,
+            forwarding,
+            view,
+            priority_tags,
+            services,
+            wiring,
+            has_table: false,
+        }
     }
 
     /// The pods' addresses are now as this table has them.
@@ -55,7 +76,7 @@ impl Rewire {
     /// # Errors
     ///
     /// When the kernel refuses an update of the programs' maps.
-    pub fn table(&mut self, table: &PolicyTable, dataplane: &mut Dataplane) -> Result<()> {
+    pub fn table(&mut self, table: &Arc<PolicyTable>, plane: &mut impl Plane) -> Result<()> {
         for (pod, name) in self.pods.iter_mut().zip(&self.names) {
             let known = table.local_pods().find(|known| known.name() == name);
             if known.is_none() {
@@ -64,7 +85,8 @@ impl Rewire {
             pod.addresses = known.map(|known| known.addresses().to_vec()).unwrap_or_default();
         }
         self.has_table = true;
-        self.publish(dataplane)
+        plane.table(table);
+        self.publish(plane)
     }
 
     /// The kernel's links, routes or neighbours are now these.
@@ -72,9 +94,9 @@ impl Rewire {
     /// # Errors
     ///
     /// When the kernel refuses an update of the programs' maps.
-    pub fn view(&mut self, view: NodeView, dataplane: &mut Dataplane) -> Result<()> {
+    pub fn view(&mut self, view: NodeView, plane: &mut impl Plane) -> Result<()> {
         self.view = view;
-        self.publish(dataplane)
+        self.publish(plane)
     }
 
     /// A pod has shown its MAC address. The first one stays.
@@ -82,25 +104,25 @@ impl Rewire {
     /// # Errors
     ///
     /// When the kernel refuses an update of the programs' maps.
-    pub fn mac_seen(&mut self, port: PortId, mac: MacAddr, dataplane: &mut Dataplane) -> Result<()> {
+    pub fn mac_seen(&mut self, port: PortId, mac: MacAddr, plane: &mut impl Plane) -> Result<()> {
         let Some(pod) = self.pods.get_mut(usize::from(port.0)).filter(|pod| pod.mac.is_none()) else {
             return Ok(());
         };
         info!(interface = %pod.interface, %mac, "pinned the pod's MAC address");
         pod.mac = Some(mac);
-        self.publish(dataplane)
+        self.publish(plane)
     }
 
     /// Whom to solicit: by interface and address.
     #[must_use]
     pub fn missing(&self) -> Vec<(u32, Address)> {
-        self.view.missing(&self.pods, &self.uplinks).into_iter().collect()
+        self.view.missing(&self.pods, &self.forwarding).into_iter().collect()
     }
 
     /// The gateways behind the uplinks, whom the kernel should keep looking after.
     #[must_use]
     pub fn gateways(&self) -> Vec<(u32, Address)> {
-        self.view.gateways(&self.uplinks).into_iter().collect()
+        self.view.gateways(&self.forwarding).into_iter().collect()
     }
 
     /// The pods behind the ports, in the order of the ports.
@@ -119,14 +141,14 @@ impl Rewire {
     /// # Errors
     ///
     /// When the kernel refuses an update of the programs' maps.
-    pub fn inspect(&self, dataplane: &mut Dataplane) -> Result<bool> {
-        Ok(self.has_table && self.steer(dataplane)?)
+    pub fn inspect(&self, plane: &mut impl Plane) -> Result<bool> {
+        Ok(self.has_table && self.steer(plane)?)
     }
 
-    fn publish(&mut self, dataplane: &mut Dataplane) -> Result<()> {
+    fn publish(&mut self, plane: &mut impl Plane) -> Result<()> {
         let mut moved = false;
         for (n, pod) in self.pods.iter_mut().enumerate() {
-            let index = dataplane.ifindex(PortId(n as u16));
+            let index = plane.ifindex(PortId(n as u16));
             if self.indices[n] != index {
                 // Whoever is behind another interface has another MAC address.
                 (self.indices[n], pod.mac, moved) = (index, self.given[n], true);
@@ -143,27 +165,22 @@ impl Rewire {
         }
         // What may go to the kernel follows the wiring: an address that a pod has lost is refused by the
         // engine first, one that it has gained is known to the engine before the kernel sees it.
-        let wiring = wire(&self.view, &self.pods, &self.uplinks).with_priority_tags(self.priority_tags);
-        if self.wiring.current().is_some_and(|current| *current == wiring) && !moved {
+        let wiring = wire(&self.view, &self.pods, &self.uplinks)
+            .with_priority_tags(self.priority_tags)
+            .with_services(self.services.iter().copied());
+        let current = self.wiring.current().filter(|current| **current == wiring);
+        let same = current.is_some();
+        let wiring = current.unwrap_or_else(|| self.wiring.publish(wiring));
+        plane.renew(&wiring)?;
+        if same && !moved {
             // The maps hold nothing that the wiring does not: they are as they should be.
             return Ok(());
         }
-        self.wiring.publish(wiring);
-        self.steer(dataplane).map(drop)
+        self.steer(plane).map(drop)
     }
 
     /// Makes the programs' maps hold what they should; tells whether they did not.
-    fn steer(&self, dataplane: &mut Dataplane) -> Result<bool> {
-        let mut changed = false;
-        for (port, pod) in (0..).map(PortId).zip(&self.pods) {
-            changed |= dataplane.set_mac(port, pod.mac)?;
-            if let Some(index) = dataplane.ifindex(port) {
-                changed |= dataplane.steering.set_pod_addresses(index, &pod.addresses)?;
-            }
-        }
-        let local: Vec<Address> = self.pods.iter().flat_map(|pod| pod.addresses.iter().copied()).collect();
-        changed |= dataplane.steering.set_local_addresses(&local)?;
-        let node: Vec<Address> = self.view.node_addresses(&self.pods).into_iter().collect();
-        Ok(changed | dataplane.steering.set_node_addresses(&node)?)
+    fn steer(&self, plane: &mut impl Plane) -> Result<bool> {
+        plane.steer(Known { view: &self.view, pods: &self.pods })
     }
 }

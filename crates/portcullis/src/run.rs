@@ -2,14 +2,11 @@
 
 mod duties;
 
-use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use bpf::Steering;
 use compiler::Scope;
 use control::{Control, Event};
 use nix::sys::signal::Signal;
@@ -18,7 +15,7 @@ use sd_notify::NotifyState;
 use table::{PolicyTable, Publisher, Reader};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{error, info, warn};
 
 use crate::admin::look::{Observer, Parts};
@@ -32,20 +29,23 @@ use crate::exit::{Failure, system, usage};
 use crate::flows::stream::{self, Hub};
 use crate::flows::witness::{Behind, Witness};
 use crate::in_force::InForce;
-use crate::inline;
+use crate::inline::InlinePlane;
 use crate::instance::{Instance, Previous};
-use crate::links::{Changes, NodeLinks, NodeView};
+use crate::links::{Changes, NodeLinks};
 use crate::metrics;
+use crate::plane::{Beginning, Plane};
 use crate::preflight::{self, Machine};
 use crate::privileges;
 use crate::rewire::Rewire;
 use crate::service;
 use crate::watchdog::{self, Watchdog};
+use crate::workers::Workers;
 
 /// How often workers' notices are looked for: a pod waits this long to be known by its first ARP.
 const NOTICES: Duration = Duration::from_millis(20);
 /// How often the figures are written, expired connections swept, and silent neighbours asked again.
 const UPKEEP: Duration = Duration::from_millis(500);
+
 /// Runs the agent until it is told to end.
 ///
 /// # Errors
@@ -56,19 +56,19 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     watchdog::abort_on_panic();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
     runtime.block_on(async {
-        if config.mode == Mode::Inline {
-            return inline::agent::run(config).await.map_err(system);
-        }
-        let agent = Agent::start(config, args.debug_panic_after).await.map_err(system)?;
-        agent.serve().await.map_err(system)
+        let served = match config.mode {
+            Mode::Router => Agent::<Dataplane>::run(config, args.debug_panic_after).await,
+            Mode::Inline => Agent::<InlinePlane>::run(config, args.debug_panic_after).await,
+        };
+        served.map_err(system)
     })
 }
 
-/// A running agent.
-struct Agent {
+/// A running agent, whatever carries the packets.
+struct Agent<P> {
     config: Config,
     instance: Instance,
-    dataplane: Dataplane,
+    plane: P,
     watchdog: Watchdog,
     rewire: Rewire,
     links: NodeLinks,
@@ -89,7 +89,7 @@ struct Agent {
 }
 
 /// The thread that keeps the policy table true to the manifests.
-pub(crate) struct ControlThread {
+struct ControlThread {
     /// Dropped, it ends the thread.
     stop: oneshot::Sender<()>,
     thread: thread::JoinHandle<()>,
@@ -97,7 +97,7 @@ pub(crate) struct ControlThread {
 
 impl ControlThread {
     /// Ends it.
-    pub(crate) fn end(self) {
+    fn end(self) {
         drop(self.stop);
         if self.thread.join().is_err() {
             warn!("the control thread had panicked");
@@ -105,7 +105,11 @@ impl ControlThread {
     }
 }
 
-impl Agent {
+impl<P: Plane> Agent<P> {
+    async fn run(config: Config, debug_panic_after: Option<u64>) -> Result<()> {
+        Self::start(config, debug_panic_after).await?.serve().await
+    }
+
     async fn start(config: Config, debug_panic_after: Option<u64>) -> Result<Self> {
         // Watched before it is looked at, so that nothing that happens in between is missed.
         let changes = follow(NodeLinks::watch()?);
@@ -135,32 +139,41 @@ impl Agent {
         let socket = server::listen(&config, &desk, stream::router(Arc::clone(&hub))).await?;
 
         let pins = bpf::mount_if_missing(&config.state_dir)?;
-        let broker = Broker::start(&config, already_ready(&config, &view, &pins)?)?;
+        let broker = Broker::start(&config, P::already_ready(&config, &view, &pins)?)?;
         if config.fallback == Fallback::Open {
             warn!(
                 "fallback is open: there is no interlock, so what the kernel forwards to a pod is never judged; while no agent runs, nothing is"
             );
         }
-        let steering = Steering::load()?;
+        let programs = P::load(&config, &pins)?;
         // Before there is a second thread, and before there is anything that a frame can reach.
         privileges::give_up()?;
         info!(system_calls = privileges::calls::allowed(), "privileges are given up");
 
         let (mut table, mut wiring) = (Publisher::new(), Publisher::new());
-        let publishers = (&mut table, &mut wiring);
-        let dataplane = Dataplane::start(&config, (steering, &pins), &view, &mut instance, publishers)?;
-        let watchdog = Watchdog::start(dataplane.counters.clone()).context("cannot start the watchdog")?;
+        let beginning = Beginning {
+            config: &config,
+            pins: &pins,
+            view: &view,
+            links: &links,
+            claims: &mut instance,
+            table: &mut table,
+            wiring: &mut wiring,
+        };
+        let plane = P::start(programs, beginning).await?;
+        let workers = plane.workers();
+        let watchdog = Watchdog::start(workers.counters.clone()).context("cannot start the watchdog")?;
         let before = instance.handover();
         tell(&before);
-        let observer = Observer::new(&dataplane, before);
+        let observer = Observer::new(workers, before);
         let (cluster, named) = watch::channel(None);
-        tokio::spawn(witness(&config, &dataplane, table.reader(), named).testify(hub));
+        tokio::spawn(witness(&config, workers, table.reader(), named).testify(hub));
         let rewire = Rewire::new(&config, view, wiring);
         let (control, policy) = start_control(&config, table)?;
         let mut agent = Self {
             config,
             instance,
-            dataplane,
+            plane,
             watchdog,
             rewire,
             links,
@@ -176,17 +189,14 @@ impl Agent {
             _socket: socket,
             debug_panic: debug_panic_after.map(|seconds| Instant::now() + Duration::from_secs(seconds)),
         };
-        agent.broker.let_through(agent.dataplane.ready())?;
+        agent.broker.let_through(agent.plane.ready())?;
         Ok(agent)
     }
 
     async fn serve(mut self) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut notices = interval(NOTICES);
-        let mut upkeep = interval(UPKEEP);
-        notices.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut notices, mut upkeep) = (every(NOTICES), every(UPKEEP));
         let mut round = 0;
         let health = self.watchdog.health();
         let signal = loop {
@@ -213,13 +223,14 @@ impl Agent {
         };
         info!(%signal, "ending");
         service::tell(&[NotifyState::Stopping]);
-        self.end()
+        self.end().await
     }
 
     async fn policy_event(&mut self, event: Event) -> Result<()> {
         if let Event::Published { table, cluster, .. } = &event {
             self.cluster.send_replace(Some(Arc::clone(cluster)));
-            self.rewire.table(table, &mut self.dataplane)?;
+            self.rewire.table(table, &mut self.plane)?;
+            self.broker.let_through(self.plane.ready())?;
         }
         self.in_force.take(&event, &self.config);
         // Whoever waits for a change sees at once that it is in force.
@@ -234,10 +245,11 @@ impl Agent {
 
     /// Brings ports, maps and wiring in step with the node's links. A pod's interface is let through last.
     async fn follow(&mut self) -> Result<()> {
+        self.plane.keep(&self.links).await;
         let view = self.links.snapshot().await?;
-        self.dataplane.follow(&view, &mut self.instance);
-        self.rewire.view(view, &mut self.dataplane)?;
-        if self.broker.let_through(self.dataplane.ready())? {
+        self.plane.follow(&view, &mut self.instance);
+        self.rewire.view(view, &mut self.plane)?;
+        if self.broker.let_through(self.plane.ready())? {
             self.solicit().await;
         }
         Ok(())
@@ -246,55 +258,69 @@ impl Agent {
     fn answer(&self, question: Question) {
         // Whoever asked may have gone.
         match question {
-            Question::Status(answer) => drop(answer.send(self.observer.look(self.parts()))),
+            Question::Status(answer) => drop(answer.send(self.observer.look(&self.parts()))),
         }
     }
 
-    const fn parts(&self) -> Parts<'_> {
-        let Self { config, dataplane, rewire, in_force, .. } = self;
-        Parts { config, dataplane, rewire, in_force }
+    const fn parts(&self) -> Parts<'_, P> {
+        let Self { config, plane, rewire, in_force, .. } = self;
+        Parts { config, plane, rewire, in_force }
     }
 
-    fn end(self) -> Result<()> {
+    async fn end(self) -> Result<()> {
         let Self {
             config,
             instance,
-            mut dataplane,
+            mut plane,
             watchdog,
             rewire,
             observer,
             in_force,
             control,
             mut broker,
+            links,
             ..
         } = self;
-        dataplane.stop();
+        plane.workers_mut().stop();
         // Whatever the workers did last is in the figures, too.
-        let parts = Parts { config: &config, dataplane: &dataplane, rewire: &rewire, in_force: &in_force };
-        if let Err(error) = metrics::write(observer.status(parts), &config.state_dir) {
+        let parts = Parts { config: &config, plane: &plane, rewire: &rewire, in_force: &in_force };
+        if let Err(error) = metrics::write(observer.status(&parts), &config.state_dir) {
             warn!(%error, "the last figures cannot be written");
         }
         drop(watchdog);
-        // Its handles on the programs would keep them attached.
-        drop(dataplane);
         control.end();
         if config.on_exit == OnExit::Detach {
-            let (removed, failed) = broker.detach()?;
-            for what in removed {
-                info!("removed {what}");
-            }
-            for what in failed {
-                error!("{what}");
-            }
+            // Its handles on the programs would keep them attached.
+            plane.clear_away(&links).await?;
+            detach(&mut broker)?;
         }
         Ok(instance.finish()?)
     }
 }
 
+/// Has programs, pins and interlock removed.
+fn detach(broker: &mut Broker) -> Result<()> {
+    let (removed, failed) = broker.detach()?;
+    for what in removed {
+        info!("removed {what}");
+    }
+    for what in failed {
+        error!("{what}");
+    }
+    Ok(())
+}
+
+/// Ticks; one that was missed delays those after it.
+fn every(period: Duration) -> Interval {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
 /// Who gives names to what the workers tell.
 fn witness(
     config: &Config,
-    dataplane: &Dataplane,
+    workers: &Workers,
     table: Reader<PolicyTable>,
     cluster: watch::Receiver<Option<Arc<Cluster>>>,
 ) -> Witness {
@@ -303,7 +329,7 @@ fn witness(
         .interfaces()
         .zip(pods)
         .map(|(interface, pod)| Behind { interface: interface.to_string(), pod: pod.cloned() });
-    Witness::new(dataplane.records.clone(), table, cluster, behind.collect(), dataplane.started())
+    Witness::new(workers.records.clone(), table, cluster, behind.collect(), workers.started())
 }
 
 /// What the time without an agent has been like.
@@ -316,19 +342,8 @@ fn tell(before: &snapshot::Previous) {
     }
 }
 
-/// The pods' interfaces that run the program of a predecessor: what they may do goes on without a gap.
-fn already_ready(config: &Config, view: &NodeView, pins: &Path) -> Result<BTreeSet<u32>> {
-    let mut ready = BTreeSet::new();
-    for index in config.ports.iter().filter_map(|port| view.index(&port.interface)) {
-        if bpf::pins::is_ours(pins, index)? {
-            ready.insert(index);
-        }
-    }
-    Ok(ready)
-}
-
 /// Follows the kernel's changes in a task of its own: waiting for one can be given up without losing it.
-pub(crate) fn follow(mut changes: Changes) -> mpsc::Receiver<()> {
+fn follow(mut changes: Changes) -> mpsc::Receiver<()> {
     let (tell, told) = mpsc::channel(1);
     tokio::spawn(async move {
         while changes.next().await.is_some() {
@@ -341,7 +356,7 @@ pub(crate) fn follow(mut changes: Changes) -> mpsc::Receiver<()> {
     told
 }
 
-pub(crate) fn start_control(
+fn start_control(
     config: &Config,
     table: Publisher<PolicyTable>,
 ) -> Result<(ControlThread, mpsc::Receiver<Event>)> {

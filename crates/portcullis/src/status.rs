@@ -5,10 +5,11 @@ mod view;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::Value;
 
 use crate::admin::client;
+use crate::cli::Format;
 use crate::exit::{self, Failure, system};
 
 pub(crate) use view::span;
@@ -21,22 +22,13 @@ Examples:
   portcullis status
   portcullis status -o json | jq .drops")]
 pub struct StatusArgs {
-    /// The form of the output.
+    /// The form of the output; JSON is of the schema portcullis.status/v1.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub output: Format,
 
     /// The state directory of the agent.
     #[arg(long, env = "PORTCULLIS_STATE_DIR", default_value = "/run/portcullis", value_name = "DIR")]
     pub state_dir: PathBuf,
-}
-
-/// The form of the output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    Table,
-    /// One JSON object, schema portcullis.status/v1.
-    Json,
 }
 
 /// Asks the agent and prints its answer.

@@ -1,6 +1,7 @@
 //! The agent's process killed, stopped, hung, panicking and ended, and its policy changed under traffic.
 
 mod faults;
+mod process;
 mod scene;
 
 use std::fs;
@@ -11,11 +12,9 @@ use std::time::{Duration, Instant};
 
 use faults::{Denied, fault, thousands};
 use lab::{Family, Outcome, Stream, Transport};
-use nix::sys::ptrace;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 use portcullis::lab_agent::LabAgent;
+use process::Hung;
 use scene::*;
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -176,11 +175,7 @@ fn f3_one_worker_hangs() {
         let allowed = allowed(&scene);
         eventually("signs of life", PATIENCE, || manager.heard() > 0);
 
-        let worker = thread(agent.id(), "worker-0");
-        ptrace::seize(worker, ptrace::Options::empty()).expect("seized");
-        ptrace::interrupt(worker).expect("interrupted");
-        let stopped = waitpid(worker, Some(WaitPidFlag::__WALL)).expect("a stop");
-        assert!(matches!(stopped, WaitStatus::PtraceEvent(..) | WaitStatus::Stopped(..)), "{stopped:?}");
+        let worker = Hung::thread(agent.id(), "worker-0");
         let start = Instant::now();
         eventually("it is noticed", PATIENCE, || agent.log().contains("has not turned for 1 s"));
         let noticed = start.elapsed();
@@ -188,8 +183,7 @@ fn f3_one_worker_hangs() {
         std::thread::sleep(Duration::from_millis(1200));
         assert_eq!(manager.heard(), 0, "the service manager hears no more");
 
-        // The end of a traced thread has to be looked at before the process can be gone.
-        let ended = waitpid(worker, Some(WaitPidFlag::__WALL)).expect("an end");
+        let ended = worker.end();
         let aborted = start.elapsed();
         let status = agent.wait().expect("an end");
         assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{status} {ended:?}");
@@ -207,15 +201,6 @@ fn f3_one_worker_hangs() {
             aborted.as_secs_f64()
         )
     });
-}
-
-/// The thread of this name.
-fn thread(process: u32, name: &str) -> Pid {
-    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("threads").flatten();
-    let is = |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
-    let thread = threads.map(|thread| thread.path()).find(|path| is(path)).expect("a thread of this name");
-    let number = thread.file_name().and_then(|name| name.to_str()?.parse().ok());
-    Pid::from_raw(number.expect("a thread's number"))
 }
 
 #[test]

@@ -86,7 +86,10 @@ fn a_running_agent_is_spared_unless_forced() {
     let outcome = left.cleanup(&[], true).unwrap();
     assert!(outcome.warning.is_some_and(|warning| warning.contains("puts back within seconds")));
     assert!(!left.table());
-    assert_eq!(left.mounts(), "");
+    assert!(
+        !left.mounts().is_empty() && state.join("lock").exists(),
+        "what the agent could not put back stays"
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The agent seen from outside, on real packets: what `status`, `/metrics` and the probes say is true.
 
+mod asked;
 mod scene;
 
 use std::fs;
@@ -7,45 +8,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 use std::time::Duration;
 
+use asked::{ask, get, number, port, status};
 use lab::Transport;
 use scene::*;
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(15);
-
-/// What the running agent says of itself.
-fn status(scene: &Scene) -> Value {
-    let output = ask(scene, &["-o", "json"]);
-    assert!(output.status.success(), "{}", text(&output));
-    serde_json::from_slice(&output.stdout).expect("JSON")
-}
-
-fn ask(scene: &Scene, args: &[&str]) -> std::process::Output {
-    let state = scene.home.state_dir();
-    scene.portcullis(&[&["status", "--state-dir", state.to_str().expect("a plain path")], args].concat())
-}
-
-/// GET by the node's own loopback: the code, the type and the body.
-fn get(scene: &Scene, path: &str) -> (u16, String, String) {
-    let line = format!(
-        "exec 3<>/dev/tcp/127.0.0.1/9471 && printf 'GET {path} HTTP/1.1\\r\\nhost: a\\r\\nconnection: close\\r\\n\\r\\n' >&3 && cat <&3"
-    );
-    let output = scene.lab.node().command("bash").args(["-c", &line]).output().expect("bash runs");
-    let answer = String::from_utf8_lossy(&output.stdout).into_owned();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {}", text(&output)));
-    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a code");
-    let kind = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or_default();
-    (code, kind.to_owned(), body.to_owned())
-}
-
-fn port<'v>(status: &'v Value, pod: &str) -> &'v Value {
-    let ports = status["ports"].as_array().expect("ports");
-    ports.iter().find(|port| port["pod"] == pod).expect("the pod's port")
-}
-
-fn number(value: &Value) -> u64 {
-    value.as_u64().unwrap_or_else(|| panic!("no number: {value}"))
-}
 
 #[test]
 fn status_counts_what_happens() {

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use flow::DropReason;
-use portcullis::admin::snapshot::{Frames, Port, Queue, Statistics, Status, Worker, Xdp};
+use portcullis::admin::snapshot::{Frames, Inline, Port, Queue, Statistics, Status, Tc, Worker, Xdp};
 use portcullis::config::{Config, settings};
 use portcullis::metrics;
 
@@ -42,10 +42,12 @@ fn the_drop_reasons() {
 fn the_metrics() {
     // One of everything, so that no family is without a line.
     let queue = Queue { statistics: Some(Statistics::default()), ..Queue::default() };
-    let port = Port { xdp: Some(Xdp::default()), queues: vec![queue], ..Port::default() };
+    let tc = Tc { packets: [("hit".to_owned(), 0)].into(), ..Tc::default() };
+    let port = Port { xdp: Some(Xdp::default()), tc: Some(tc), queues: vec![queue], ..Port::default() };
     let worker = Worker { frames: Some(Frames::default()), ..Worker::default() };
     let drops = [(DropReason::DefaultDeny.name().to_owned(), 0)].into();
-    let status = Status { ports: vec![port], workers: vec![worker], drops, ..Status::default() };
+    let inline = Some(Inline::default());
+    let status = Status { ports: vec![port], workers: vec![worker], drops, inline, ..Status::default() };
     is_up_to_date("metrics.md", &metrics_page(&metrics::encode(status).unwrap()));
 }
 

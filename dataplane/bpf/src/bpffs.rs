@@ -50,6 +50,22 @@ pub fn mount_if_missing(state_dir: &Path) -> Result<PathBuf, BpfError> {
     Ok(own)
 }
 
+/// Makes a directory for pins again that somebody has removed.
+///
+/// # Errors
+///
+/// Its place is in no bpffs any more: somebody has unmounted it.
+pub(crate) fn restore(dir: &Path) -> Result<(), BpfError> {
+    let place = dir.ancestors().find(|place| place.exists()).unwrap_or(dir);
+    if !is_bpffs(place) {
+        let source = std::io::Error::other(
+            "its bpffs has been unmounted: start the agent again to have it mounted, before this one ends",
+        );
+        return Err(BpfError::File { path: dir.into(), source });
+    }
+    make(dir)
+}
+
 fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC)
 }

@@ -20,17 +20,17 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, XskMap};
-use aya::programs::links::FdLink;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use nix::errno::Errno;
 
 use crate::error::{BpfError, errno};
+use crate::held::{Held, HeldMap};
 use crate::maps::{AddressKey, PodKey, map_error, take};
 
 pub use cache::VerdictCache;
 pub use layout::{Approval, CachedFlow, Counted, Settings, Tap};
 use layout::{COUNTED_BYTES, SETTINGS_BYTES, TAP_BYTES};
-pub use links::{Hook, Placed, remove_pins};
+pub use links::{Hook, Placed, is_ours, remove_pins};
 use links::{classifier, steer};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/inline.bpf.o"));
@@ -53,8 +53,10 @@ pub struct Inline {
     punts: XskMap<MapData>,
     counted: PerCpuArray<MapData, [u8; COUNTED_BYTES]>,
     programs: Ebpf,
-    /// By their pins. Held, they stay also when somebody removes those.
-    links: BTreeMap<PathBuf, FdLink>,
+    /// By their pins.
+    links: BTreeMap<PathBuf, Held>,
+    /// The maps once more, to be pinned again.
+    maps: Vec<HeldMap>,
 }
 
 impl Inline {
@@ -81,7 +83,9 @@ impl Inline {
             classifier(&mut programs, hook)?.load()?;
         }
         steer(&mut programs)?.load()?;
+        let maps = programs.maps().map(|(name, _)| pins.join(name)).filter(|pin| pin.exists());
         let mut inline = Self {
+            maps: maps.map(HeldMap::of).collect::<Result<_, _>>()?,
             pins: pins.to_owned(),
             taps: take(&mut programs, "taps")?,
             pod_addresses: take(&mut programs, "pod_addresses")?,

@@ -24,6 +24,7 @@ pub mod entry;
 pub mod error;
 pub mod bpffs;
 pub mod pins;
+mod held;
 mod maps;
 mod netlink;
 mod steering;

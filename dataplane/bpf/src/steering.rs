@@ -2,7 +2,7 @@
 
 use std::collections::HashMap as Map;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aya::maps::{HashMap, MapData, PerCpuArray, XskMap};
 use aya::programs::links::{FdLink, PinnedLink};
@@ -15,6 +15,7 @@ use nix::net::if_::if_nametoindex;
 
 use crate::entry::{COUNTER_BYTES, Counters, PORT_BYTES, PortEntry};
 use crate::error::{BpfError, errno};
+use crate::held::Held;
 use crate::maps::{AddressKey, PodKey, gone, map_error, pod_keys, reconcile, take};
 use crate::netlink::{attached_program, detach_program};
 use crate::pins::{self, Pin};
@@ -71,13 +72,6 @@ pub enum Drift {
     Pin,
 }
 
-/// A link of ours. Held, so that the program stays when somebody removes the pin.
-struct Held {
-    link: FdLink,
-    pin: PathBuf,
-    kind: Kind,
-}
-
 /// The XDP programs and their maps, loaded for this process.
 pub struct Steering {
     ports: HashMap<MapData, [u8; 4], [u8; PORT_BYTES]>,
@@ -87,7 +81,7 @@ pub struct Steering {
     sockets: XskMap<MapData>,
     counters: PerCpuArray<MapData, [u8; COUNTER_BYTES]>,
     /// By the index of the interface.
-    links: Map<u32, Held>,
+    links: Map<u32, (Held, Kind)>,
     programs: Ebpf,
 }
 
@@ -141,13 +135,12 @@ impl Steering {
                 pins::unlink(&pin)?;
             }
         }
-        let before = self.links.remove(&ifindex);
-        let held = |link, pin| Held { link, pin, kind };
         if let Some(pin) = pins::find(pins, ifindex)? {
             match take_over(program(&mut self.programs, kind.program())?, &pin) {
                 // A namespace's inode can come again with another one: the link has to be on this interface.
                 Ok(link) if self.running(kind, ifindex)?.is_some() => {
-                    self.links.insert(ifindex, held(link, pin.path));
+                    let held = Held::pinned_already(link, interface, pin.path);
+                    self.links.insert(ifindex, (held, kind));
                     return Ok(Attached { ifindex, taken_over: true });
                 }
                 Ok(_) => pins::unlink(&pin)?,
@@ -156,20 +149,18 @@ impl Steering {
                 Err(error) => return Err(explain(error, interface, ifindex, pins)),
             }
         }
-        let ours = before.is_some();
-        if let Some(Held { link, pin, .. }) = before
-            && self.running(kind, ifindex)?.is_some()
-        {
-            let link = pin_link(link, interface, &pin)?;
-            self.links.insert(ifindex, held(link, pin));
-            return Ok(Attached { ifindex, taken_over: true });
-        }
-        if ours {
+        if self.links.contains_key(&ifindex) {
+            let running = self.running(kind, ifindex)?.is_some();
+            if let Some((held, _)) = self.links.get_mut(&ifindex).filter(|_| running) {
+                held.pin_again()?;
+                return Ok(Attached { ifindex, taken_over: true });
+            }
+            self.links.remove(&ifindex);
             // Refused where it is attached as a link: then attaching says so.
             drop(detach_program(ifindex));
         }
-        let (link, pin) = attach_new(program(&mut self.programs, kind.program())?, interface, ifindex, pins)?;
-        self.links.insert(ifindex, held(link, pin));
+        let held = attach_new(program(&mut self.programs, kind.program())?, interface, ifindex, pins)?;
+        self.links.insert(ifindex, (held, kind));
         Ok(Attached { ifindex, taken_over: false })
     }
 
@@ -181,13 +172,12 @@ impl Steering {
     ///
     /// When the kernel refuses.
     pub fn renew(&mut self, ifindex: u32) -> Result<(), BpfError> {
-        let Some(kind) = self.links.get(&ifindex).map(|held| held.kind) else { return Ok(()) };
+        let Some(kind) = self.links.get(&ifindex).map(|(_, kind)| *kind) else { return Ok(()) };
         let Some(running) = self.running(kind, ifindex)? else { return Ok(()) };
         let [first, second] = kind.programs();
         let other = program(&mut self.programs, if running == first { second } else { first })?;
-        if let Some(Held { link, pin, kind }) = self.links.remove(&ifindex) {
-            let link = update(other, link)?;
-            self.links.insert(ifindex, Held { link, pin, kind });
+        if let Some((held, kind)) = self.links.remove(&ifindex) {
+            self.links.insert(ifindex, (held.update(|link| update(other, link))?, kind));
         }
         Ok(())
     }
@@ -211,13 +201,11 @@ impl Steering {
     ///
     /// When the kernel does not tell, or knows no such interface.
     pub fn drift(&self, ifindex: u32) -> Result<Option<Drift>, BpfError> {
-        let Some(held) = self.links.get(&ifindex) else { return Ok(Some(Drift::Program)) };
-        if self.running(held.kind, ifindex)?.is_none() {
+        let Some((held, kind)) = self.links.get(&ifindex) else { return Ok(Some(Drift::Program)) };
+        if self.running(*kind, ifindex)?.is_none() {
             return Ok(Some(Drift::Program));
         }
-        let ours = held.link.info()?.id();
-        let pinned = PinnedLink::from_pin(&held.pin).and_then(|pinned| FdLink::from(pinned).info());
-        Ok(pinned.map_or(true, |pinned| pinned.id() != ours).then_some(Drift::Pin))
+        Ok((!held.is_pinned()).then_some(Drift::Pin))
     }
 
     /// Lets go of the interface with this index, which is gone or no port any more. A pinned program stays.
@@ -333,12 +321,7 @@ fn update(program: &mut Xdp, link: FdLink) -> Result<FdLink, BpfError> {
     Ok(program.take_link(id)?.try_into()?)
 }
 
-fn attach_new(
-    program: &mut Xdp,
-    interface: &str,
-    ifindex: u32,
-    pins: &Path,
-) -> Result<(FdLink, PathBuf), BpfError> {
+fn attach_new(program: &mut Xdp, interface: &str, ifindex: u32, pins: &Path) -> Result<Held, BpfError> {
     let id = program
         .attach_to_if_index(ifindex, XdpMode::Driver)
         .map_err(|error| explain(error.into(), interface, ifindex, pins))?;
@@ -346,16 +329,7 @@ fn attach_new(
         .map_err(|_netlink| BpfError::NoLink { interface: interface.into() })?;
     let namespace = pins::namespace().map_err(|source| BpfError::File { path: pins.into(), source })?;
     let path = Pin::path(pins, namespace, ifindex, interface);
-    Ok((pin_link(link, interface, &path)?, path))
-}
-
-fn pin_link(link: FdLink, interface: &str, path: &Path) -> Result<FdLink, BpfError> {
-    let pinned = link.pin(path);
-    pinned.map(FdLink::from).map_err(|source| BpfError::Pin {
-        interface: interface.into(),
-        path: path.into(),
-        source,
-    })
+    Held::pin(link, interface, path)
 }
 
 /// The kernel's refusal in words that say what to do.

@@ -45,8 +45,8 @@ pub trait Kernel {
     /// The port that has this number in tags.
     fn port(&self, id: u16) -> Option<PortId>;
 
-    /// Makes verdicts known, before the frames that they are about go back. Tells how many found no room.
-    fn enter(&mut self, verdicts: &[Judged]) -> usize;
+    /// Makes verdicts known, as far as they find room, before the frames that they are about go back.
+    fn enter(&mut self, verdicts: &[Judged]);
 
     /// What the end of the next frame with this tag shows, so that it is taken back.
     fn approve(&mut self, tag: u16) -> [u8; APPROVAL];
@@ -74,7 +74,6 @@ pub struct Judge<Io: PacketIo, K> {
     fragments: Fragments,
     /// A frame as it goes back.
     back: Vec<u8>,
-    uncached: u64,
     worked: bool,
     ledger: Ledger,
     counters: Arc<Counters>,
@@ -125,7 +124,6 @@ impl<Io: PacketIo, K: Kernel> Judge<Io, K> {
             judged: Vec::with_capacity(2 * BURST),
             fragments: Fragments::new(&both),
             back: Vec::with_capacity(4096),
-            uncached: 0,
             worked: false,
             ledger: Ledger::default(),
             counters: Arc::new(Counters::new(1)),
@@ -160,7 +158,7 @@ impl<Io: PacketIo, K: Kernel> Judge<Io, K> {
         self.follow(now);
         if !self.judged.is_empty() {
             // Before any of the frames goes back: the next packet of its connection may be right behind it.
-            self.uncached += self.kernel.enter(&self.judged) as u64;
+            self.kernel.enter(&self.judged);
             self.judged.clear();
         }
         self.give_back();

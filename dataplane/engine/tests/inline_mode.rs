@@ -33,9 +33,8 @@ impl Kernel for Told {
         id.checked_sub(1).map(PortId)
     }
 
-    fn enter(&mut self, verdicts: &[Judged]) -> usize {
+    fn enter(&mut self, verdicts: &[Judged]) {
         self.entered.extend_from_slice(verdicts);
-        0
     }
 
     fn approve(&mut self, tag: u16) -> [u8; APPROVAL] {

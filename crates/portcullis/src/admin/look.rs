@@ -15,13 +15,13 @@ use tokio::sync::oneshot::error::TryRecvError;
 use xsk::{QueueReport, XskIo};
 
 use super::snapshot::{
-    Connections, Frames, Port, PortState, Previous, Queue, Rings, Role, SCHEMA, Statistics, Status, Worker,
-    Xdp,
+    Connections, Frames, Port, PortState, Previous, Queue, Rings, SCHEMA, Statistics, Status, Worker,
 };
 use crate::config::Config;
-use crate::dataplane::{self, Dataplane};
 use crate::in_force::InForce;
+use crate::plane::Plane;
 use crate::rewire::Rewire;
+use crate::workers::Workers;
 
 /// How long a worker may take to answer: twenty of an idle one's naps.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -29,12 +29,11 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const ROUNDS: usize = 10;
 
 /// What the agent is made of, to be looked at.
-#[derive(Clone, Copy)]
-pub struct Parts<'a> {
+pub struct Parts<'a, P> {
     /// The configuration.
     pub config: &'a Config,
     /// The ports and workers.
-    pub dataplane: &'a Dataplane,
+    pub plane: &'a P,
     /// What is known of the pods.
     pub rewire: &'a Rewire,
     /// The policy.
@@ -72,7 +71,7 @@ impl Report {
 #[derive(Debug)]
 pub struct Look {
     status: Status,
-    owners: Vec<Owner>,
+    sockets: Vec<Option<Owner>>,
     /// By worker; `None` if it takes no more errands.
     asked: Vec<Option<oneshot::Receiver<Report>>>,
 }
@@ -84,7 +83,7 @@ impl Look {
         for (worker, asked) in std::mem::take(&mut self.asked).into_iter().enumerate() {
             let Some(asked) = asked else { continue };
             if let Ok(Ok(report)) = tokio::time::timeout_at(deadline, asked).await {
-                fill(&mut self.status, &self.owners, worker, &report);
+                fill(&mut self.status, &self.sockets, worker, &report);
             }
         }
         doubt(&mut self.status);
@@ -95,8 +94,8 @@ impl Look {
 impl Observer {
     /// Begins to observe an agent that has just started.
     #[must_use]
-    pub fn new(dataplane: &Dataplane, previous: Previous) -> Self {
-        let workers = dataplane.counters.len();
+    pub fn new(workers: &Workers, previous: Previous) -> Self {
+        let workers = workers.count();
         Self {
             started: Instant::now(),
             previous,
@@ -107,7 +106,7 @@ impl Observer {
     }
 
     /// To be done twice a second: takes in what workers have said since, and asks them again.
-    pub fn observe(&mut self, dataplane: &Dataplane) {
+    pub fn observe(&mut self, workers: &Workers) {
         for (worker, (asked, latest)) in self.asked.iter_mut().zip(&mut self.latest).enumerate() {
             match asked.as_mut().map(oneshot::Receiver::try_recv) {
                 Some(Ok(report)) => *latest = Some(report),
@@ -118,22 +117,22 @@ impl Observer {
                 }
                 Some(Err(TryRecvError::Closed)) | None => *latest = None,
             }
-            *asked = ask(dataplane, worker);
+            *asked = ask(workers, worker);
         }
         if self.pulses.len() > ROUNDS {
             self.pulses.pop_front();
         }
-        self.pulses.push_back(pulses(dataplane));
+        self.pulses.push_back(pulses(workers));
     }
 
     /// How everything is, by what workers said when they were asked last: it waits for nobody.
     #[must_use]
-    pub fn status(&self, parts: Parts<'_>) -> Status {
-        let owners = owners(&parts);
-        let mut status = self.known(&parts);
+    pub fn status(&self, parts: &Parts<'_, impl Plane>) -> Status {
+        let sockets = parts.plane.sockets();
+        let mut status = self.known(parts);
         for (worker, report) in self.latest.iter().enumerate() {
             if let Some(report) = report {
-                fill(&mut status, &owners, worker, report);
+                fill(&mut status, &sockets, worker, report);
             }
         }
         doubt(&mut status);
@@ -142,18 +141,18 @@ impl Observer {
 
     /// How everything is, for somebody who can wait for the workers.
     #[must_use]
-    pub fn look(&self, parts: Parts<'_>) -> Look {
-        let owners = owners(&parts);
-        let status = self.known(&parts);
-        let asked = (0..status.workers.len()).map(|worker| ask(parts.dataplane, worker)).collect();
-        Look { status, owners, asked }
+    pub fn look(&self, parts: &Parts<'_, impl Plane>) -> Look {
+        let sockets = parts.plane.sockets();
+        let status = self.known(parts);
+        let asked = (0..status.workers.len()).map(|worker| ask(parts.plane.workers(), worker)).collect();
+        Look { status, sockets, asked }
     }
 
     /// All but what workers say of their ports.
-    fn known(&self, parts: &Parts<'_>) -> Status {
-        let Parts { config, dataplane, in_force, .. } = *parts;
-        let flows = &dataplane.shared.flows;
-        let total = dataplane.total();
+    fn known(&self, parts: &Parts<'_, impl Plane>) -> Status {
+        let Parts { config, plane, rewire, in_force } = *parts;
+        let (flows, workers) = (&plane.shared().flows, plane.workers());
+        let total = workers.total();
         Status {
             schema: SCHEMA.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -167,8 +166,8 @@ impl Observer {
             recovery: in_force.recovery(config.recovery_window),
             table: in_force.table(),
             manifests: in_force.manifests(),
-            ports: ports(parts),
-            workers: (0..dataplane.counters.len()).map(|worker| self.worker(dataplane, worker)).collect(),
+            ports: plane.ports(config, rewire.pods()),
+            workers: (0..workers.count()).map(|worker| self.worker(workers, worker)).collect(),
             drops: DropReason::ALL
                 .iter()
                 .map(|reason| (reason.name().to_owned(), total.dropped_for(*reason)))
@@ -179,16 +178,17 @@ impl Observer {
                 given_up: flows.given_up(),
                 bytes: flows.bytes(),
             },
-            repairs: dataplane.repairs,
+            inline: plane.inline(),
+            repairs: plane.repairs(),
         }
     }
 
-    fn worker(&self, dataplane: &Dataplane, worker: usize) -> Worker {
-        let counters = &dataplane.counters[worker];
+    fn worker(&self, workers: &Workers, worker: usize) -> Worker {
+        let counters = &workers.counters[worker];
         let tally = counters.read();
-        let (polling, core) = dataplane.post_of(worker);
+        let (polling, core) = workers.post_of(worker);
         let since = self.pulses.front().map_or((Millis(0), 0), |first| first[worker]);
-        let (now, busy) = (dataplane.now(), counters.busy_millis());
+        let (now, busy) = (workers.now(), counters.busy_millis());
         Worker {
             worker,
             answers: false,
@@ -210,76 +210,37 @@ impl Observer {
             icmp_errors: tally.made,
             icmp_errors_withheld: tally.errors_withheld,
             fragments_displaced: counters.fragments_displaced(),
-            records_lost: dataplane.records[worker].lost(),
+            records_lost: workers.records[worker].lost(),
             frames: None,
         }
     }
 }
 
-fn ask(dataplane: &Dataplane, worker: usize) -> Option<oneshot::Receiver<Report>> {
+fn ask(workers: &Workers, worker: usize) -> Option<oneshot::Receiver<Report>> {
     let (answer, answered) = oneshot::channel();
     // Whoever asked may have gone before the answer.
-    let posted = dataplane.post(worker, move |io| drop(answer.send(Report::of(io))));
+    let posted = workers.post(worker, move |io| drop(answer.send(Report::of(io))));
     posted.ok().map(|()| answered)
 }
 
-fn pulses(dataplane: &Dataplane) -> Vec<(Millis, u64)> {
-    let now = dataplane.now();
-    dataplane.counters.iter().map(|counters| (now, counters.busy_millis())).collect()
+fn pulses(workers: &Workers) -> Vec<(Millis, u64)> {
+    let now = workers.now();
+    workers.counters.iter().map(|counters| (now, counters.busy_millis())).collect()
 }
 
 fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { (part as f64 / whole as f64).min(1.0) }
 }
 
-fn owners(parts: &Parts<'_>) -> Vec<Owner> {
-    parts.dataplane.ports().iter().map(|port| port.owner).collect()
-}
-
-fn ports(parts: &Parts<'_>) -> Vec<Port> {
-    let Parts { config, dataplane, rewire, .. } = *parts;
-    let ports = dataplane.ports().iter().enumerate().map(|(number, port)| {
-        let dataplane::Port { id, ref interface, owner, ifindex, .. } = *port;
-        let pod = config.ports.get(number);
-        let known = rewire.pods().get(number);
-        let (state, why) = match &port.state {
-            dataplane::PortState::Absent => (PortState::Absent, None),
-            dataplane::PortState::Attached => (PortState::Attached, None),
-            dataplane::PortState::Paused => (PortState::Paused, None),
-            dataplane::PortState::Closed { why, .. } => (PortState::Closed, Some(why.clone())),
-        };
-        Port {
-            interface: interface.to_string(),
-            ifindex: ifindex.unwrap_or(0),
-            role: if pod.is_some() { Role::Pod } else { Role::Uplink },
-            pod: pod.map(|port| port.pod.to_string()),
-            mac: known.and_then(|pod| pod.mac).map(|mac| mac.to_string()),
-            addresses: known
-                .map(|pod| pod.addresses.iter().map(ToString::to_string).collect())
-                .unwrap_or_default(),
-            state,
-            why,
-            attach: "native".to_owned(),
-            worker: owner.worker,
-            dropped: dataplane.counters[owner.worker].dropped_from(owner.slot),
-            xdp: dataplane.steered(id).map(|counted| Xdp {
-                passed: counted.passed,
-                redirected: counted.redirected,
-                dropped: counted.dropped,
-            }),
-            queues: Vec::new(),
-        }
-    });
-    ports.collect()
-}
-
 /// Adds what a worker has said.
-fn fill(status: &mut Status, owners: &[Owner], worker: usize, report: &Report) {
+fn fill(status: &mut Status, sockets: &[Option<Owner>], worker: usize, report: &Report) {
     let Census { free, fill, tx, held, total } = report.census;
     status.workers[worker].answers = true;
     status.workers[worker].frames = Some(Frames { free, fill, tx, held, total });
-    for (port, owner) in status.ports.iter_mut().zip(owners).filter(|(_, owner)| owner.worker == worker) {
-        port.queues = report.ports[owner.slot.0].iter().map(queue).collect();
+    for (port, owner) in status.ports.iter_mut().zip(sockets) {
+        if let Some(Owner { slot, .. }) = owner.filter(|owner| owner.worker == worker) {
+            port.queues = report.ports[slot.0].iter().map(queue).collect();
+        }
     }
 }
 

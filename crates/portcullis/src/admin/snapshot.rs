@@ -20,7 +20,7 @@ pub struct Status {
     pub pid: u32,
     /// How long it has run.
     pub uptime_seconds: f64,
-    /// How it is attached: `router`.
+    /// How it is attached: `router` or `inline`.
     pub mode: String,
     /// What becomes of traffic while no agent runs: `closed` or `open`.
     pub fallback: String,
@@ -42,9 +42,41 @@ pub struct Status {
     pub drops: BTreeMap<String, u64>,
     /// The connection table.
     pub connections: Connections,
+    /// What the kernel knows, in inline mode.
+    #[serde(default)]
+    pub inline: Option<Inline>,
     /// What was found otherwise than the agent had left it, and was mended.
     #[serde(default)]
     pub repairs: Repairs,
+}
+
+/// The kernel's verdicts in inline mode: one for each pod of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inline {
+    /// Verdicts that it has: as counted every five seconds, and those entered since.
+    pub verdicts: usize,
+    /// Verdicts of each family that have room.
+    pub capacity: usize,
+    /// Verdicts that were not entered, for want of room or because their port had its share. Their connections are
+    /// judged packet by packet.
+    pub refused: u64,
+    /// Verdicts that were idle for too long, or nobody's any more, and were forgotten.
+    pub expired: u64,
+    /// Verdicts that a new policy table allowed still, and that were entered anew.
+    pub renewed: u64,
+}
+
+/// What a port's tc programs know and have counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tc {
+    /// The port's epoch: verdicts that are older are asked for again.
+    pub epoch: u32,
+    /// Verdicts of the port that the kernel has.
+    pub verdicts: u32,
+    /// Packets that the programs dropped, whatever the reason.
+    pub dropped: u64,
+    /// Packets by what became of them, since the maps were made: also by those that only the punt pair has.
+    pub packets: BTreeMap<String, u64>,
 }
 
 /// The instance before this one, on the same state directory.
@@ -158,7 +190,7 @@ pub struct Port {
     /// Why it is closed, and what to do.
     #[serde(default)]
     pub why: Option<String>,
-    /// How its XDP program is attached: `native`.
+    /// How its programs are attached: `native` for XDP, `tcx` or `clsact` for tc.
     pub attach: String,
     /// The worker that owns it.
     pub worker: usize,
@@ -166,6 +198,9 @@ pub struct Port {
     pub dropped: u64,
     /// What its XDP program has counted.
     pub xdp: Option<Xdp>,
+    /// What its tc programs have counted, in inline mode.
+    #[serde(default)]
+    pub tc: Option<Tc>,
     /// Its receive queues.
     pub queues: Vec<Queue>,
 }
@@ -179,6 +214,8 @@ pub enum Role {
     Pod,
     /// The rest of the network.
     Uplink,
+    /// The worker, by the pair through which the kernel asks it, in inline mode.
+    Punt,
 }
 
 /// How a port is.
@@ -223,14 +260,23 @@ pub struct Repairs {
     pub maps: u64,
     /// The interlock's rules were others.
     pub interlock: u64,
+    /// The punt pair was gone.
+    #[serde(default)]
+    pub pair: u64,
 }
 
 impl Repairs {
     /// Each with the name of what was mended.
     #[must_use]
-    pub const fn named(self) -> [(&'static str, u64); 4] {
-        let Self { programs, pins, maps, interlock } = self;
-        [("programs", programs), ("pins", pins), ("maps", maps), ("interlock", interlock)]
+    pub const fn named(self) -> [(&'static str, u64); 5] {
+        let Self { programs, pins, maps, interlock, pair } = self;
+        [
+            ("programs", programs),
+            ("pins", pins),
+            ("maps", maps),
+            ("interlock", interlock),
+            ("punt pair", pair),
+        ]
     }
 }
 

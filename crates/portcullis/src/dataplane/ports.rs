@@ -13,7 +13,6 @@
 //! Whatever happens on the way, the port is closed: the program is attached last, and until then the interlock lets
 //! nothing through.
 
-use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
@@ -65,7 +64,7 @@ pub struct Port {
     /// The interface's MTU when its queues were bound.
     mtu: u32,
     /// Whether its program runs on the interface.
-    attached: bool,
+    pub(super) attached: bool,
     /// The pod's MAC address, as its program knows it.
     mac: Option<MacAddr>,
 }
@@ -124,37 +123,14 @@ impl Port {
 }
 
 impl Dataplane {
-    /// Every port as it stands, by number.
-    #[must_use]
-    pub fn ports(&self) -> &[Port] {
-        &self.ports
-    }
-
-    /// The interface of a port, while it is claimed.
-    #[must_use]
-    pub fn ifindex(&self, port: PortId) -> Option<u32> {
-        self.ports[usize::from(port.0)].ifindex
-    }
-
-    /// The pods' interfaces that run their program, by index: they may be let through.
-    #[must_use]
-    pub fn ready(&self) -> BTreeSet<u32> {
-        self.ports
-            .iter()
-            .filter(|port| port.kind == Kind::Pod && port.attached)
-            .filter_map(|p| p.ifindex)
-            .collect()
-    }
-
-    /// Whether a port waits for queues that may be free in a moment: then [`follow`](Self::follow) soon again.
-    #[must_use]
-    pub fn is_waiting(&self) -> bool {
+    /// Whether a port waits for queues that may be free in a moment.
+    pub(super) fn waits_for_queues(&self) -> bool {
         let passes = |port: &Port| matches!(port.state, PortState::Closed { passing: true, since, .. } if since.elapsed() < TAKEN);
         self.ports.iter().any(passes)
     }
 
     /// Brings every port in step with the links as they are now, and mends what has drifted.
-    pub fn follow(&mut self, view: &NodeView, claims: &mut Instance) {
+    pub(super) fn follow_links(&mut self, view: &NodeView, claims: &mut Instance) {
         for n in 0..self.ports.len() {
             let found = view.interfaces.get(self.ports[n].interface.as_str()).copied();
             if self.ports[n].ifindex.is_some_and(|before| found.is_none_or(|now| now.index != before)) {
@@ -176,12 +152,12 @@ impl Dataplane {
         }
     }
 
-    /// The first [`follow`](Self::follow): what refuses now is an error; what is missing comes later.
+    /// The first [`follow_links`](Self::follow_links): what refuses now is an error; what is missing comes later.
     pub(super) fn open_ports(&mut self, view: &NodeView, claims: &mut Instance) -> Result<()> {
-        self.follow(view, claims);
-        while self.is_waiting() {
+        self.follow_links(view, claims);
+        while self.waits_for_queues() {
             std::thread::sleep(RETRY);
-            self.follow(view, claims);
+            self.follow_links(view, claims);
         }
         let mut refused = Vec::new();
         for port in &self.ports {
@@ -199,7 +175,7 @@ impl Dataplane {
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub fn set_mac(&mut self, port: PortId, mac: Option<MacAddr>) -> Result<bool> {
+    pub(super) fn set_mac(&mut self, port: PortId, mac: Option<MacAddr>) -> Result<bool> {
         self.ports[usize::from(port.0)].mac = mac;
         self.tell_program(usize::from(port.0))
     }
@@ -264,7 +240,7 @@ impl Dataplane {
         errand: impl FnOnce(&mut XskIo, Slot) -> Vec<Reopened> + Send + 'static,
     ) -> Result<()> {
         let Owner { worker, slot } = self.ports[n].owner;
-        let answer = self.ask(worker, ERRAND, move |io| (errand(io, slot), io.census()));
+        let answer = self.workers.ask(worker, ERRAND, move |io| (errand(io, slot), io.census()));
         let (reopened, census) =
             answer.map_err(|_late| Error::msg(format!("worker {worker} does not answer")))?;
         if !census.balances() {

@@ -42,11 +42,14 @@ const fn patience(flow: &CachedFlow) -> Duration {
 pub(super) struct Round {
     /// Verdicts there are.
     pub(super) kept: usize,
-    /// Verdicts that were idle for too long, and are gone.
+    /// Verdicts that were idle for too long, or nobody's any more, and are gone.
     pub(super) expired: usize,
+    /// Verdicts that were entered anew under a new epoch.
+    pub(super) renewed: usize,
 }
 
-/// Forgets idle verdicts, and tells the connection table which of its connections the kernel carries.
+/// Forgets idle verdicts, and tells the connection table which of its connections the kernel carries. `owner` tells
+/// whose a verdict is, and whether it may stay: one of nobody is forgotten, too.
 ///
 /// # Errors
 ///
@@ -55,27 +58,31 @@ pub(super) fn sweep(
     cache: &mut VerdictCache,
     flows: &Flows,
     quota: &Quota,
-    ports: usize,
+    owner: impl Fn(&CachedFlow) -> Option<(PortId, bool)>,
     now: Millis,
 ) -> Result<Round> {
     let coarse = super::coarse_now();
-    let mut idle = Vec::new();
-    let mut counted = vec![[0; 2]; ports];
+    let mut gone = Vec::new();
+    let mut counted = quota.none();
     cache.each(|flow| {
         let age = Duration::from_nanos(coarse.saturating_sub(flow.last_seen));
-        let known = port(flow.port).filter(|port| usize::from(port.0) < ports);
-        let Some(port) = known.filter(|_| age <= patience(&flow)) else {
-            idle.push(flow);
+        let Some((port, stays)) = owner(&flow).filter(|_| age <= patience(&flow)) else {
+            gone.push(flow);
             return;
         };
-        counted[usize::from(port.0)][usize::from(flow.verdict == Verdict::Deny)] += 1;
         if flow.verdict == Verdict::Allow {
             flows.carried(&original(&flow), port, now);
         }
+        if stays {
+            counted[usize::from(port.0)][usize::from(flow.verdict == Verdict::Deny)] += 1;
+        } else {
+            gone.push(flow);
+        }
     })?;
-    cache.remove(&idle);
+    cache.remove(&gone);
     quota.set(&counted);
-    Ok(Round { kept: counted.as_flattened().iter().map(|count| *count as usize).sum(), expired: idle.len() })
+    let kept = counted.as_flattened().iter().map(|count| *count as usize).sum();
+    Ok(Round { kept, expired: gone.len(), renewed: 0 })
 }
 
 /// Enters anew what `table` still allows, of the ports whose epochs it changes: `epochs` has the new ones.
@@ -91,7 +98,9 @@ pub(super) fn renew(
 ) -> Result<usize> {
     let mut asked = Vec::new();
     cache.each(|flow| {
-        let epoch = port(flow.port).and_then(|port| epochs.get(&port));
+        // Under a number that another port had before, somebody else's address may stand.
+        let ours = port(flow.port).filter(|port| wiring.pod_port(flow.key.src.address) == Some(*port));
+        let epoch = ours.and_then(|port| epochs.get(&port));
         // What comes under an address of the node was judged by other means than its own address.
         let hidden = !flow.pod_opened && wiring.is_node(flow.key.dst.address);
         if let Some(epoch) =

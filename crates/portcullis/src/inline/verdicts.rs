@@ -1,7 +1,7 @@
 //! The kernel's side of inline mode, as the worker deals with it: verdicts entered, frames approved.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bpf::inline::{Approval, CachedFlow, MAX_PORTS, VerdictCache};
 use engine::inline::{APPROVAL, Judged, Kernel};
@@ -40,12 +40,15 @@ impl Base {
 /// others do. The other half is for what is allowed, first come, first served.
 #[derive(Debug)]
 pub(super) struct Quota {
+    capacity: u32,
     /// Of one port, both of denials and of what is allowed.
     share: u32,
     /// What is allowed beyond the shares, of all ports.
     common: u32,
     taken: AtomicU32,
     ports: Box<[Entered]>,
+    /// Verdicts that were not entered: beyond what their port may have, or without room in the kernel.
+    refused: AtomicU64,
 }
 
 /// The verdicts of a port.
@@ -59,10 +62,12 @@ impl Quota {
     pub(super) fn new(ports: usize, capacity: u32) -> Self {
         let share = capacity / 4 / u32::try_from(ports.max(1)).unwrap_or(u32::MAX);
         Self {
+            capacity,
             share,
             common: capacity / 2,
             taken: AtomicU32::new(0),
             ports: (0..ports).map(|_| Entered::default()).collect(),
+            refused: AtomicU64::new(0),
         }
     }
 
@@ -80,6 +85,28 @@ impl Quota {
                 common
             }
         }
+    }
+
+    /// How many verdicts a port has, as far as is known.
+    pub(super) fn of(&self, port: PortId) -> u32 {
+        self.ports.get(usize::from(port.0)).map_or(0, |entered| {
+            entered.allowed.load(Ordering::Relaxed) + entered.denied.load(Ordering::Relaxed)
+        })
+    }
+
+    /// How many verdicts of each family have room.
+    pub(super) const fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// How many verdicts were not entered since the start.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// None of any port, to count with.
+    pub(super) fn none(&self) -> Vec<[u32; 2]> {
+        vec![[0; 2]; self.ports.len()]
     }
 
     /// What a look at all verdicts has found, allowed and denied by port. It corrects what was counted twice.
@@ -127,7 +154,7 @@ impl Kernel for KernelSide {
         port(id)
     }
 
-    fn enter(&mut self, verdicts: &[Judged]) -> usize {
+    fn enter(&mut self, verdicts: &[Judged]) {
         let Self { cache, base, quota, entering, refused, .. } = self;
         let now = super::coarse_now();
         entering.clear();
@@ -148,7 +175,10 @@ impl Kernel for KernelSide {
             });
         }
         // Where an entry stands already, it takes no room, and must not go on saying something else.
-        refused.len() - cache.replace(refused) + cache.enter(entering)
+        let outside = refused.len() - cache.replace(refused) + cache.enter(entering);
+        if outside > 0 {
+            quota.refused.fetch_add(outside as u64, Ordering::Relaxed);
+        }
     }
 
     fn approve(&mut self, tag: u16) -> [u8; APPROVAL] {

@@ -44,11 +44,15 @@ pub fn render(status: &Status, numbers: Numbers) -> String {
     }
     for table in [
         ports(status, numbers),
+        tc_ports(status, numbers),
         queues(status, numbers),
         kernel_counters(status, numbers),
         workers(status, numbers),
         drops(status, numbers),
-    ] {
+    ]
+    .into_iter()
+    .filter(|table| !table.is_empty())
+    {
         page.push('\n');
         page.push_str(&table);
     }
@@ -92,6 +96,17 @@ fn matters(status: &Status, numbers: Numbers) -> Vec<(&'static str, String)> {
             bytes(connections.bytes),
         ),
     ));
+    matters.extend(status.inline.map(|inline| {
+        let text = format!(
+            "{} of {} in the kernel, {} refused, {} renewed, {} expired",
+            count(inline.verdicts),
+            count(inline.capacity),
+            numbers.write(inline.refused),
+            numbers.write(inline.renewed),
+            numbers.write(inline.expired),
+        );
+        ("verdicts", text)
+    }));
     matters.push(("repairs", repairs(status.repairs, numbers)));
     for Port { interface, why, .. } in &status.ports {
         matters.extend(why.as_ref().map(|why| ("closed", format!("{interface}: {}", one_line(why)))));
@@ -183,6 +198,7 @@ fn ports(status: &Status, numbers: Numbers) -> String {
             match port.role {
                 Role::Pod => "pod".to_owned(),
                 Role::Uplink => "uplink".to_owned(),
+                Role::Punt => "punt".to_owned(),
             },
             port.pod.clone().unwrap_or_else(unknown),
             port.state.name().to_owned(),
@@ -195,6 +211,29 @@ fn ports(status: &Status, numbers: Numbers) -> String {
         ]
     };
     table(&header, &[0, 2, 3, 4, 5], status.ports.iter().map(row))
+}
+
+/// Inline mode's, of the programs at each port; nothing in other modes.
+fn tc_ports(status: &Status, numbers: Numbers) -> String {
+    const SHOWN: [&str; 8] =
+        ["hit", "denied", "missed", "stale", "punted", "limited", "reinjected", "spoofed"];
+    let header = ["INTERFACE", "EPOCH", "VERDICTS"].into_iter();
+    let header: Vec<String> = header.map(str::to_owned).chain(SHOWN.map(str::to_uppercase)).collect();
+    let rows: Vec<Vec<String>> = status
+        .ports
+        .iter()
+        .filter_map(|port| Some((port, port.tc.as_ref().filter(|_| port.role != Role::Punt)?)))
+        .map(|(port, tc)| {
+            let known = [port.interface.clone(), tc.epoch.to_string(), numbers.write(tc.verdicts.into())];
+            let packets =
+                SHOWN.map(|what| tc.packets.get(what).map_or_else(unknown, |count| numbers.write(*count)));
+            known.into_iter().chain(packets).collect()
+        })
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    table(&header.iter().map(String::as_str).collect::<Vec<_>>(), &[0], rows)
 }
 
 fn queues(status: &Status, numbers: Numbers) -> String {

@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 
-use crate::admin::snapshot::{Port, Status};
+use crate::admin::snapshot::{Port, Role, Status};
 
 /// The last look, and how fast things went between it and the one before.
 #[derive(Debug)]
@@ -76,6 +76,21 @@ impl Order {
     }
 }
 
+/// What a port's sockets received and sent. In inline mode the kernel carries a pod's packets: those that its programs
+/// passed or asked about, and those that the worker gave back.
+fn carried(port: &Port) -> (u64, u64) {
+    match port.tc.as_ref().filter(|_| port.role != Role::Punt) {
+        Some(tc) => {
+            let sum = |names: &[&str]| names.iter().filter_map(|name| tc.packets.get(*name)).sum();
+            (sum(&["hit", "own", "punted"]), sum(&["reinjected"]))
+        }
+        None => {
+            let queues = &port.queues;
+            (queues.iter().map(|queue| queue.received).sum(), queues.iter().map(|queue| queue.sent).sum())
+        }
+    }
+}
+
 impl Rates {
     /// Of a first look: nothing is known of speeds yet.
     pub(super) fn first(status: Status) -> Self {
@@ -97,13 +112,12 @@ impl Rates {
             if seconds > 0.0 { more as f64 / seconds } else { 0.0 }
         };
         let old = |port: &Port| before.ports.iter().find(|old| old.interface == port.interface);
-        let sum =
-            |port: &Port, of: fn(&crate::admin::snapshot::Queue) -> u64| port.queues.iter().map(of).sum();
         let ports = status.ports.iter().map(|port| {
             let old = old(port).unwrap_or(port);
+            let ((received, sent), before) = (carried(port), carried(old));
             PortRates {
-                received: rate(sum(port, |queue| queue.received), sum(old, |queue| queue.received)),
-                sent: rate(sum(port, |queue| queue.sent), sum(old, |queue| queue.sent)),
+                received: rate(received, before.0),
+                sent: rate(sent, before.1),
                 dropped: rate(port.dropped, old.dropped),
             }
         });

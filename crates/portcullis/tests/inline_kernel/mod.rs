@@ -2,9 +2,11 @@
 
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use bpf::inline::{Counted, Inline};
+use bpf::inline::{CachedFlow, Counted, Inline};
+use flow::{FlowKey, Protocol, Verdict};
 use lab::Place;
 
 use crate::scene::{Scene, pod};
@@ -27,6 +29,29 @@ impl Kernel {
         let programs = Inline::load(&pins(scene), 2 * capacity).expect("its maps");
         let ports = scene.lab.pods().len() as u16 + 1;
         Self { programs, ports }
+    }
+
+    /// Takes every place for IPv4 with verdicts of a port: of its pod, which has this address.
+    pub(crate) fn fill(&self, port: u16, local: IpAddr) {
+        let mut cache = self.programs.cache().expect("its verdicts");
+        for n in 0..u16::MAX {
+            let key = FlowKey::new(Protocol::UDP, (local, n), (IpAddr::from([192, 0, 2, 1]), 9));
+            let flow = CachedFlow {
+                port,
+                key,
+                verdict: Verdict::Allow,
+                pod_opened: true,
+                ending: false,
+                answered: true,
+                provisional: false,
+                epoch: 0,
+                last_seen: u64::MAX,
+            };
+            if cache.enter(&[flow]) > 0 {
+                return;
+            }
+        }
+        panic!("there is still room");
     }
 
     /// A figure, of all ports together.

@@ -115,6 +115,11 @@ impl Scene {
         Stream::start(&self.lab, &plan).expect("a stream")
     }
 
+    /// Whether an agent of inline mode has made its punt pair here.
+    pub(crate) fn has_punt_pair(&self) -> bool {
+        self.node("ip link show portcullis0").status.success()
+    }
+
     /// `portcullis ARGS` in the node.
     pub(crate) fn portcullis(&self, args: &[&str]) -> Output {
         self.lab.node().command(BINARY).args(args).output().expect("portcullis runs")

@@ -303,6 +303,13 @@ const COUNTED: usize = 16;
 pub(crate) const COUNTED_BYTES: usize = 8 * COUNTED;
 
 impl Counted {
+    /// Packets that the programs dropped, whatever the reason.
+    #[must_use]
+    pub const fn dropped(&self) -> u64 {
+        let Self { denied, limited, forged, tagged, malformed, unknown_port, spoofed, too_long, .. } = *self;
+        denied + limited + forged + tagged + malformed + unknown_port + spoofed + too_long
+    }
+
     /// The sum over all CPUs of `struct counts`.
     pub(crate) fn sum<'a>(cpus: impl IntoIterator<Item = &'a [u8; COUNTED_BYTES]>) -> Self {
         let mut words = [0; COUNTED];

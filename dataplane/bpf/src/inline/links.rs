@@ -14,6 +14,7 @@ use nix::net::if_::if_nametoindex;
 
 use super::Inline;
 use crate::error::{BpfError, errno};
+use crate::held::Held;
 
 /// Where a program stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,26 +69,28 @@ impl Inline {
     ///
     /// No such interface, no permission, or a directory that takes no pins.
     pub fn attach(&mut self, interface: &str, hook: Hook) -> Result<Placed, BpfError> {
-        let pin = self.pin(interface, hook.program())?;
+        let pin = self.pinned(interface, hook.program())?;
         let program = classifier(&mut self.programs, hook)?;
         match PinnedLink::from_pin(&pin).map(|link| SchedClassifierLink::try_from(FdLink::from(link))) {
             Ok(link) => match program.attach_to_link(link?) {
                 Ok(id) => {
-                    self.links.insert(pin, FdLink::try_from(program.take_link(id)?)?);
+                    let link = FdLink::try_from(program.take_link(id)?)?;
+                    self.links.insert(pin.clone(), Held::pinned_already(link, interface, pin));
                     return Ok(Placed::TakenOver);
                 }
-                // "Link has been severed": the interface it was attached to is gone.
-                Err(error) if errno(&error) == Some(Errno::ENOLINK) => remove(&pin)?,
+                // "Link has been severed": the interface is gone that it was attached to, or it was detached.
+                Err(error) if errno(&error) == Some(Errno::ENOLINK) => self.sever(&pin)?,
                 Err(error) => return Err(error.into()),
             },
             Err(error) if errno(&error) == Some(Errno::ENOENT) => {}
             Err(error) => return Err(error.into()),
         }
+        let program = classifier(&mut self.programs, hook)?;
         let first = TcAttachOptions::TcxOrder(LinkOrder::first());
         match program.attach_with_options(interface, hook.side(), first) {
             Ok(id) => {
                 let link = FdLink::try_from(program.take_link(id)?)?;
-                self.links.insert(pin.clone(), pinned(link, interface, &pin)?);
+                self.links.insert(pin.clone(), Held::pin(link, interface, pin)?);
                 Ok(Placed::Linked)
             }
             Err(error) if errno(&error) == Some(Errno::EINVAL) => filter(program, interface, hook),
@@ -101,40 +104,69 @@ impl Inline {
     ///
     /// As for [`attach`](Self::attach), and when the MTU is too large for native XDP.
     pub fn attach_steer(&mut self, interface: &str) -> Result<Placed, BpfError> {
-        let pin = self.pin(interface, "steer")?;
-        let program = steer(&mut self.programs)?;
+        let pin = self.pinned(interface, "steer")?;
         let no_link = |_netlink| BpfError::NoLink { interface: interface.into() };
         if let Ok(link) = PinnedLink::from_pin(&pin) {
+            let program = steer(&mut self.programs)?;
             match program.attach_to_link(XdpLink::try_from(FdLink::from(link))?) {
                 Ok(id) => {
                     let link = FdLink::try_from(program.take_link(id)?).map_err(no_link)?;
-                    self.links.insert(pin, link);
+                    self.links.insert(pin.clone(), Held::pinned_already(link, interface, pin));
                     return Ok(Placed::TakenOver);
                 }
-                Err(error) if errno(&error) == Some(Errno::ENOLINK) => remove(&pin)?,
+                Err(error) if errno(&error) == Some(Errno::ENOLINK) => self.sever(&pin)?,
                 Err(error) => return Err(error.into()),
             }
         }
+        let program = steer(&mut self.programs)?;
         let id = program.attach(interface, XdpMode::Driver)?;
         let link = FdLink::try_from(program.take_link(id)?).map_err(no_link)?;
-        self.links.insert(pin.clone(), pinned(link, interface, &pin)?);
+        self.links.insert(pin.clone(), Held::pin(link, interface, pin)?);
         Ok(Placed::Linked)
     }
 
-    /// Pins the links anew whose pins somebody has removed; tells how many those were. The programs were in their
-    /// places all the time.
+    /// Pins the links and maps anew whose pins somebody has removed; tells how many those were. The programs were in
+    /// their places all the time, and stay there also when they cannot be pinned.
     ///
     /// # Errors
     ///
     /// The directory takes no pins.
     pub fn mend_pins(&mut self) -> Result<usize, BpfError> {
-        let lost: Vec<PathBuf> = self.links.keys().filter(|pin| !pin.exists()).cloned().collect();
-        for pin in &lost {
-            if let Some(link) = self.links.remove(pin) {
-                self.links.insert(pin.clone(), pinned(link, "", pin)?);
-            }
+        let mut mended = 0;
+        for map in self.maps.iter_mut().filter(|map| !map.is_pinned()) {
+            map.pin_again()?;
+            mended += 1;
         }
-        Ok(lost.len())
+        for link in self.links.values_mut().filter(|link| !link.is_pinned()) {
+            link.pin_again()?;
+            mended += 1;
+        }
+        Ok(mended)
+    }
+
+    /// Where the link of a program to an interface is pinned; if it is ours already, it is pinned again where it has to
+    /// be: the kernel takes no program twice.
+    fn pinned(&mut self, interface: &str, program: &str) -> Result<PathBuf, BpfError> {
+        let pin = self.pin(interface, program)?;
+        if let Some(held) = self.links.get_mut(&pin).filter(|held| !held.is_pinned()) {
+            held.pin_again()?;
+        }
+        Ok(pin)
+    }
+
+    /// Gives up a link that is attached to nothing.
+    fn sever(&mut self, pin: &Path) -> Result<(), BpfError> {
+        self.links.remove(pin);
+        remove(pin)
+    }
+
+    /// Forgets the links to an interface that has gone.
+    ///
+    /// # Errors
+    ///
+    /// A pin cannot be removed.
+    pub fn forget_links(&mut self, ifindex: u32) -> Result<(), BpfError> {
+        of_interface(&self.pins, ifindex).try_for_each(|pin| self.sever(&pin))
     }
 
     fn pin(&self, interface: &str, program: &str) -> Result<PathBuf, BpfError> {
@@ -158,16 +190,18 @@ fn filter(program: &mut SchedClassifier, interface: &str, hook: Hook) -> Result<
     Ok(Placed::Filter)
 }
 
-/// Pins a link, which is held all the same.
-fn pinned(link: FdLink, interface: &str, pin: &Path) -> Result<FdLink, BpfError> {
-    let refused = |source| BpfError::Pin { interface: interface.into(), path: pin.into(), source };
-    Ok(link.pin(pin).map_err(refused)?.into())
-}
-
 /// Where the links to an interface are pinned.
-pub(super) fn of_interface(pins: &Path, ifindex: u32) -> impl Iterator<Item = PathBuf> {
+fn of_interface(pins: &Path, ifindex: u32) -> impl Iterator<Item = PathBuf> + use<> {
     let programs = ["pod_in", "pod_out", "uplink_out", "reinject", "steer"];
     programs.map(|program| pins.join(format!("{program}-{ifindex}"))).into_iter()
+}
+
+/// Whether a pod's programs are pinned in `pins` for the interface with this index.
+#[must_use]
+pub fn is_ours(pins: &Path, ifindex: u32) -> bool {
+    let is_link =
+        |hook: Hook| PinnedLink::from_pin(pins.join(format!("{}-{ifindex}", hook.program()))).is_ok();
+    [Hook::PodIn, Hook::PodOut].into_iter().all(is_link)
 }
 
 /// Removes what is pinned in `pins` for these interfaces of this network namespace, or all of it, with the directory,

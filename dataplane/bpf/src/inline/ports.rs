@@ -7,7 +7,6 @@ use flow::Address;
 
 use super::Inline;
 use super::layout::Tap;
-use super::links::{of_interface, remove};
 use crate::BpfError;
 use crate::maps::{AddressKey, map_error, pod_keys, reconcile};
 
@@ -22,15 +21,21 @@ impl Inline {
         taps.collect::<Result<_, MapError>>().map_err(|e| map_error("taps", e))
     }
 
-    /// Tells the programs about a port.
+    /// Tells the programs about a port. Whether they did not know it so.
     ///
     /// # Errors
     ///
     /// When the map is full.
-    pub fn set_tap(&mut self, ifindex: u32, tap: &Tap) -> Result<(), BpfError> {
+    pub fn set_tap(&mut self, ifindex: u32, tap: &Tap) -> Result<bool, BpfError> {
         let id = u32::from(tap.id);
+        let known = self.taps.get(&ifindex.to_ne_bytes(), 0).is_ok_and(|known| known == tap.to_bytes())
+            && self.interfaces.get(&id, 0).is_ok_and(|known| known == ifindex);
+        if known {
+            return Ok(false);
+        }
         self.interfaces.set(id, ifindex, 0).map_err(|e| map_error("interfaces", e))?;
-        self.taps.insert(ifindex.to_ne_bytes(), tap.to_bytes(), 0).map_err(|e| map_error("taps", e))
+        self.taps.insert(ifindex.to_ne_bytes(), tap.to_bytes(), 0).map_err(|e| map_error("taps", e))?;
+        Ok(true)
     }
 
     /// Forgets a port whose interface has gone, and the links to it: what still came by it would be dropped.
@@ -39,10 +44,7 @@ impl Inline {
     ///
     /// When the kernel refuses.
     pub fn remove_tap(&mut self, ifindex: u32, id: u16) -> Result<(), BpfError> {
-        for pin in of_interface(&self.pins, ifindex) {
-            self.links.remove(&pin);
-            remove(&pin)?;
-        }
+        self.forget_links(ifindex)?;
         self.set_pod_addresses(ifindex, &[])?;
         self.interfaces.set(u32::from(id), 0, 0).map_err(|e| map_error("interfaces", e))?;
         match self.taps.remove(&ifindex.to_ne_bytes()) {
@@ -51,12 +53,12 @@ impl Inline {
         }
     }
 
-    /// The addresses that the pod behind this interface may send from.
+    /// The addresses that the pod behind this interface may send from. Whether the programs knew others.
     ///
     /// # Errors
     ///
     /// When the map is full.
-    pub fn set_pod_addresses(&mut self, ifindex: u32, addresses: &[Address]) -> Result<(), BpfError> {
+    pub fn set_pod_addresses(&mut self, ifindex: u32, addresses: &[Address]) -> Result<bool, BpfError> {
         let changed = self.change_pod_addresses(ifindex, addresses);
         self.count_generation(changed)
     }
@@ -80,19 +82,19 @@ impl Inline {
         Ok(changed)
     }
 
-    /// The node's own addresses: its pods may reach it, and it them.
+    /// The node's own addresses: its pods may reach it, and it them. Whether the programs knew others.
     ///
     /// # Errors
     ///
     /// When the map is full.
-    pub fn set_node_addresses(&mut self, addresses: &[Address]) -> Result<(), BpfError> {
+    pub fn set_node_addresses(&mut self, addresses: &[Address]) -> Result<bool, BpfError> {
         let wanted = addresses.iter().map(|address| address.octets()).collect();
         let changed = reconcile(&mut self.node_addresses, "node_addresses", wanted, |_| true);
         self.count_generation(changed)
     }
 
     /// Has the programs check the addresses of known connections again, after they have changed in part or in whole.
-    fn count_generation(&mut self, changed: Result<bool, BpfError>) -> Result<(), BpfError> {
+    fn count_generation(&mut self, changed: Result<bool, BpfError>) -> Result<bool, BpfError> {
         if !matches!(changed, Ok(false)) {
             let refused = |e| map_error("generation", e);
             let now = self.generation.get(&0, 0).map_err(refused)?;
@@ -100,11 +102,11 @@ impl Inline {
             let next = now.checked_add(1).unwrap_or(1);
             self.generation.set(0, next, 0).map_err(refused)?;
         }
-        changed.map(drop)
+        changed
     }
 
     /// As after a change: a predecessor may have ended within one.
     pub(super) fn begin_generation(&mut self) -> Result<(), BpfError> {
-        self.count_generation(Ok(true))
+        self.count_generation(Ok(true)).map(drop)
     }
 }
