@@ -36,7 +36,7 @@ demo: build ## bring the lab up, enforce docs/examples, print expected against o
 
 test: setup ## run all tests: unit, property, and the lab tests (root)
 	$(NEED_ROOT)
-	cargo $(RUNNER) test --workspace --locked
+	cargo $(RUNNER) test --workspace --locked --no-fail-fast
 
 faults: setup ## break a running agent in every way of docs/faults.md, one line each (root)
 	$(NEED_ROOT)

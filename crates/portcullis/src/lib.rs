@@ -19,6 +19,7 @@
 pub mod cli;
 pub mod exit;
 pub mod huge_pages;
+pub mod descriptors;
 pub mod run;
 pub mod interface;
 pub mod config;

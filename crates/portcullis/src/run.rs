@@ -25,6 +25,7 @@ use crate::broker::Broker;
 use crate::cli::RunArgs;
 use crate::config::{Config, Fallback, Mode, OnExit};
 use crate::dataplane::Dataplane;
+use crate::descriptors;
 use crate::exit::{Failure, system, usage};
 use crate::flows::stream::{self, Hub};
 use crate::flows::witness::{Behind, Witness};
@@ -54,13 +55,14 @@ const UPKEEP: Duration = Duration::from_millis(500);
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let config = Config::load(&args.config, args.manifests.as_deref()).map_err(usage)?;
     watchdog::abort_on_panic();
+    descriptors::allow_as_many_as_may_be();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
     runtime.block_on(async {
         let served = match config.mode {
             Mode::Router => Agent::<Dataplane>::run(config, args.debug_panic_after).await,
             Mode::Inline => Agent::<InlinePlane>::run(config, args.debug_panic_after).await,
         };
-        served.map_err(system)
+        served.map_err(descriptors::explain).map_err(system)
     })
 }
 
