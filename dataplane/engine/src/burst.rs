@@ -7,6 +7,7 @@ use table::PolicyTable;
 
 use crate::cache::Cache;
 use crate::connections::hash::Words;
+use crate::departure::{depart, discard, next_hop};
 use crate::events::{Event, Events};
 use crate::flows::{Effect, Flows, Millis, Pass, Question, Standing, is_steady};
 use crate::fragments::Fragments;
@@ -16,7 +17,7 @@ use crate::ledger::Ledger;
 use crate::notices::Notices;
 use crate::segment::{Arrival, Numbers};
 use crate::shared::Shared;
-use crate::wiring::{Hop, Port, PortId, PriorityTags, Wiring};
+use crate::wiring::{Hop, PortId, PriorityTags, Wiring};
 
 /// The most frames that are handled together.
 pub(crate) const BURST: usize = 64;
@@ -329,83 +330,6 @@ pub(crate) fn settle(
     }
 }
 
-/// Where an allowed packet goes next.
-fn next_hop(packet: &Packet, wiring: &Wiring, events: &Events) -> Result<Hop, DropReason> {
-    let dst = packet.key.dst.address;
-    wiring.next_hop(dst).inspect_err(|reason| {
-        let uplink = wiring.route(dst).filter(|_| *reason == DropReason::NoNeighbour);
-        let pod = wiring.pod_port(dst).map(|port| (port, dst));
-        if let Some((port, neighbour)) = pod.or(uplink) {
-            events.tell(Event::Unresolved(port, neighbour));
-        }
-    })
-}
-
-/// Why a packet cannot leave by a port, if it cannot.
-const fn obstacle(packet: &Packet, port: &Port) -> Option<IcmpError> {
-    if packet.ttl <= 1 {
-        Some(IcmpError::TimeExceeded)
-    } else if packet.ip_len > port.mtu {
-        Some(IcmpError::TooBig { mtu: port.mtu })
-    } else {
-        None
-    }
-}
-
-/// Makes a frame what a router sends, and hands it to its port.
-fn depart<Io: PacketIo>(
-    io: &mut Io,
-    mut frame: Io::Frame,
-    packet: &Packet,
-    hop: Hop,
-    way: Way<'_>,
-    notices: &mut Notices,
-    ledger: &mut Ledger,
-) {
-    let Way { me, wiring, shared, .. } = way;
-    let refuse = |io: &mut Io, frame, reason, ledger: &mut Ledger| {
-        ledger.drop_frame(io.bytes(&frame), reason, Some(hop.port));
-        io.recycle(frame);
-    };
-    let Some(port) = wiring.port(hop.port) else {
-        return refuse(io, frame, DropReason::NoRoute, ledger);
-    };
-    if let Some(error) = obstacle(packet, port) {
-        return notices.refuse(io, frame, packet, (error, Some(hop.port)), way, ledger);
-    }
-    let bytes = io.bytes_mut(&mut frame);
-    packet::rewrite::decrement_ttl(bytes, packet);
-    packet::rewrite::complete_checksum(bytes, packet);
-    packet::rewrite::rewrite_macs(bytes, hop.mac, port.mac);
-
-    let owner = shared.owners[usize::from(hop.port.0)];
-    if owner.worker == me {
-        transmit(io, owner.slot, hop.port, frame, ledger);
-    } else if shared.inboxes[owner.worker].post(hop.port, io.bytes(&frame)) {
-        io.recycle(frame);
-        ledger.tally.handed_out += 1;
-    } else {
-        refuse(io, frame, DropReason::HandoffFull, ledger);
-    }
-}
-
-/// Queues a frame on a port of this worker, or counts why not.
-pub(crate) fn transmit<Io: PacketIo>(
-    io: &mut Io,
-    slot: Slot,
-    port: PortId,
-    frame: Io::Frame,
-    ledger: &mut Ledger,
-) {
-    match io.transmit(slot, frame) {
-        Ok(()) => ledger.tally.tx += 1,
-        Err(frame) => {
-            ledger.drop_frame(io.bytes(&frame), DropReason::TxRingFull, Some(port));
-            io.recycle(frame);
-        }
-    }
-}
-
 /// Why a packet has no business here, whatever policy says of it.
 fn detour(key: &FlowKey, wiring: &Wiring, table: &PolicyTable) -> Option<DropReason> {
     let (src, dst) = (key.src.address, key.dst.address);
@@ -422,9 +346,4 @@ fn detour(key: &FlowKey, wiring: &Wiring, table: &PolicyTable) -> Option<DropRea
         return Some(if from_pod { DropReason::NoRoute } else { DropReason::SpoofedSource });
     }
     None
-}
-
-fn discard<Io: PacketIo>(io: &mut Io, frame: Io::Frame, reason: DropReason, ledger: &mut Ledger) {
-    ledger.drop_frame(io.bytes(&frame), reason, None);
-    io.recycle(frame);
 }

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Read in this order: [`io`] says where frames come from, [`wiring`] which port leads where,
-//! [`worker::Worker::turn`] is the loop, `burst.rs` its stages. The engine is generic over [`io::PacketIo`]:
+//! [`worker::Worker::turn`] is the loop, `burst.rs` its stages, `departure.rs` their ends. The engine is generic over [`io::PacketIo`]:
 //! on a node that is AF_XDP, in tests it is [`loopback`]. It knows nothing of Kubernetes, and its time is an
 //! argument.
 
@@ -21,6 +21,7 @@ pub mod wiring;
 pub mod worker;
 pub mod inline;
 mod burst;
+mod departure;
 mod notices;
 mod fragments;
 pub mod shared;

@@ -6,9 +6,10 @@ use flow::DropReason;
 use table::PolicyTable;
 use table::Reader;
 
-use crate::burst::{BURST, Burst, Way, transmit};
+use crate::burst::{BURST, Burst, Way};
 use crate::cache::Cache;
 use crate::counters::{Counters, Tally};
+use crate::departure::transmit;
 use crate::flows::Millis;
 use crate::io::{PacketIo, Slot};
 use crate::ledger::Ledger;
