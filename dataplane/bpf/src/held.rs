@@ -14,9 +14,8 @@ use crate::bpffs;
 /// A pinned link of ours.
 #[derive(Debug)]
 pub(crate) struct Held {
-    link: FdLink,
-    /// A second handle, to pin with: aya uses up what it pins, also when that fails.
-    spare: Option<FdLink>,
+    /// `None` once it was lost in pinning.
+    link: Option<FdLink>,
     pin: PathBuf,
     interface: String,
 }
@@ -30,9 +29,7 @@ impl Held {
 
     /// A link that is pinned there already.
     pub(crate) fn pinned_already(link: FdLink, interface: &str, pin: PathBuf) -> Self {
-        let spare = PinnedLink::from_pin(&pin).map(FdLink::from).ok();
-        let spare = spare.filter(|spare| is_same(spare, &link));
-        Self { link, spare, pin, interface: interface.to_owned() }
+        Self { link: Some(link), pin, interface: interface.to_owned() }
     }
 
     /// Has `update` run another program by it, and keeps the link that comes of that.
@@ -40,29 +37,31 @@ impl Held {
         self,
         update: impl FnOnce(FdLink) -> Result<FdLink, BpfError>,
     ) -> Result<Self, BpfError> {
-        let Self { link, pin, interface, .. } = self;
-        Ok(Self::pinned_already(update(link)?, &interface, pin))
+        let Self { link, pin, interface } = self;
+        Ok(Self { link: link.map(update).transpose()?, pin, interface })
     }
 
     /// Whether the pin is where it was, and this link's.
     pub(crate) fn is_pinned(&self) -> bool {
-        PinnedLink::from_pin(&self.pin).is_ok_and(|pinned| is_same(&FdLink::from(pinned), &self.link))
+        let pinned = PinnedLink::from_pin(&self.pin).map(FdLink::from);
+        self.link.as_ref().is_some_and(|link| pinned.is_ok_and(|pinned| is_same(&pinned, link)))
     }
 
-    /// Pins it again, over whatever is there. The program stays also when that fails.
+    /// Whether there is a link still, and no pin of it.
+    pub(crate) fn lacks_pin(&self) -> bool {
+        self.link.is_some() && !self.is_pinned()
+    }
+
+    /// Pins it again, over whatever is there. The program stays also when the place takes no pins.
+    ///
+    /// aya uses up what it pins, also when that fails: so the place is tried first, and the link is lost only when the
+    /// place ceases to be one between the two.
     pub(crate) fn pin_again(&mut self) -> Result<(), BpfError> {
-        if let Some(folder) = self.pin.parent() {
-            bpffs::restore(folder)?;
+        make_way(&self.pin)?;
+        try_place(&self.pin)?;
+        if let Some(link) = self.link.take() {
+            self.link = Some(pinned(link, &self.interface, &self.pin)?);
         }
-        let failed = |source| BpfError::File { path: self.pin.clone(), source };
-        match fs::remove_file(&self.pin) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        let spent =
-            || failed(std::io::Error::other("it could not be pinned before, and is held without a pin"));
-        let spare = self.spare.take().ok_or_else(spent)?;
-        self.spare = Some(pinned(spare, &self.interface, &self.pin)?);
         Ok(())
     }
 }
@@ -110,6 +109,12 @@ fn make_way(pin: &Path) -> Result<(), BpfError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Makes something where a pin is to be, and removes it: what forbids that would forbid the pin.
+fn try_place(pin: &Path) -> Result<(), BpfError> {
+    let tried = fs::create_dir(pin).and_then(|()| fs::remove_dir(pin));
+    tried.map_err(|source| BpfError::File { path: pin.to_owned(), source })
 }
 
 fn is_same(one: &FdLink, other: &FdLink) -> bool {

@@ -137,7 +137,7 @@ impl Inline {
             map.pin_again()?;
             mended += 1;
         }
-        for link in self.links.values_mut().filter(|link| !link.is_pinned()) {
+        for link in self.links.values_mut().filter(|link| link.lacks_pin()) {
             link.pin_again()?;
             mended += 1;
         }
@@ -148,7 +148,7 @@ impl Inline {
     /// be: the kernel takes no program twice.
     fn pinned(&mut self, interface: &str, program: &str) -> Result<PathBuf, BpfError> {
         let pin = self.pin(interface, program)?;
-        if let Some(held) = self.links.get_mut(&pin).filter(|held| !held.is_pinned()) {
+        if let Some(held) = self.links.get_mut(&pin).filter(|held| held.lacks_pin()) {
             held.pin_again()?;
         }
         Ok(pin)
