@@ -30,9 +30,10 @@ setup: ## install what is missing to build and test (apt packages; says what)
 build: setup ## build the release binary
 	cargo build --release --locked -p portcullis
 
-demo: build ## bring the lab up, enforce docs/examples, print expected against observed (root)
+demo: build ## bring the lab up, enforce docs/examples in each mode, print expected against observed (root)
 	$(NEED_ROOT)
-	$(AS_ROOT) $(PORTCULLIS) lab demo
+	$(AS_ROOT) $(PORTCULLIS) lab demo --mode router
+	$(AS_ROOT) $(PORTCULLIS) lab demo --mode inline
 
 test: setup ## run all tests: unit, property, and the lab tests (root)
 	$(NEED_ROOT)

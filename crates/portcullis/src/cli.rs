@@ -172,6 +172,9 @@ pub enum LabCommand {
         /// The folder of the demonstration's manifests.
         #[arg(long, default_value = "docs/examples", value_name = "DIR")]
         examples: PathBuf,
+        /// The mode of the agent.
+        #[arg(long, value_enum, default_value_t = Mode::Router)]
+        mode: Mode,
     },
 }
 

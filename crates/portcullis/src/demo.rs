@@ -1,24 +1,26 @@
 //! `portcullis lab demo`: everything once, on real packets, expected against observed.
 
-use std::collections::HashMap;
+mod screen;
+
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, IsTerminal, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use flow::{Address, DropReason, Verdict};
-use indicatif::{ProgressBar, ProgressStyle};
 use lab::{
     Family, Flood, Lab, Matrix, Place, Probe, Servers, Stream, StreamPlan, Topology, Transport, probe_all,
 };
 use policy::model::Cluster;
 use policy::{Connection, evaluate};
 
+use crate::config::Mode;
 use crate::exit::{self, Failure, system};
 use crate::lab_agent::{AgentHome, LabAgent};
 use crate::lab_command;
+use screen::Screen;
 
 const PORTS: [u16; 2] = [80, 53];
 const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
@@ -26,21 +28,22 @@ const TIMEOUT: Duration = Duration::from_millis(1500);
 /// The stream that the changed policy cuts.
 const RATE: u32 = 5000;
 
-/// Runs the demonstration; the exit code: 0 only if everything observed was expected.
+/// Runs the demonstration with an agent in this mode; the exit code: 0 only if everything observed was expected.
 ///
 /// # Errors
 ///
 /// Examples that cannot be read (exit code 2), or a system that refuses (3).
-pub fn run(examples: &Path) -> Result<u8, Failure> {
+pub fn run(examples: &Path, mode: Mode) -> Result<u8, Failure> {
     let policies = examples.join("policies");
     let cluster = lab_command::load(&[examples.join("cluster.yaml"), policies.clone()])?;
-    let demo = Demo { cluster, examples, screen: Screen::new(), unexpected: 0 };
+    let demo = Demo { cluster, examples, mode, screen: Screen::new(), unexpected: 0 };
     demo.show().map_err(system)
 }
 
 struct Demo<'a> {
     cluster: Cluster,
     examples: &'a Path,
+    mode: Mode,
     screen: Screen,
     /// How many observations were not as expected.
     unexpected: usize,
@@ -62,9 +65,19 @@ impl Demo<'_> {
         let servers = Servers::start(&lab, &PORTS)?;
         self.reachability(&lab, "without enforcement everything is open", |_| Verdict::Allow)?;
 
-        self.screen.step("starting the agent: XDP programs, AF_XDP sockets, policy table");
+        let carried = match self.mode {
+            Mode::Router => "XDP programs, AF_XDP sockets",
+            Mode::Inline => "tc programs, the punt pair and its AF_XDP socket",
+        };
+        self.screen.step(&format!("starting the agent in {} mode: {carried}, policy table", self.mode));
         let folder = std::env::temp_dir().join(format!("portcullis-demo-{}", std::process::id()));
-        let home = AgentHome::new(&folder, &std::env::current_exe()?, &lab, false, "")?;
+        let home = AgentHome::new(
+            &folder,
+            &std::env::current_exe()?,
+            &lab,
+            false,
+            &format!("mode: {}\n", self.mode),
+        )?;
         let outcome = self.enforce(&lab, &home, servers);
         let removed = home_away(&lab, &folder);
         outcome?;
@@ -91,7 +104,8 @@ impl Demo<'_> {
 
         let cluster = self.cluster.clone();
         let expected = |connection: &Connection| evaluate(&cluster, connection).verdict();
-        self.reachability(lab, "with the policies of the examples", expected)?;
+        let title = format!("with the policies of the examples, {} mode", self.mode);
+        self.reachability(lab, &title, expected)?;
         drop(servers);
         self.cut(lab, home)?;
         self.rates(lab, &agent)?;
@@ -213,11 +227,9 @@ impl Demo<'_> {
             let flood =
                 Flood::start(lab, (&pair.0, &pair.1), (Family::V4, port), 18, u64::MAX, time)?.finish();
             let after = settled(agent)?;
-            let grown = |name: &str| after.get(name).unwrap_or(&0) - before.get(name).unwrap_or(&0);
-            let (received, denied) = (
-                grown("portcullis_received_frames_total"),
-                grown("portcullis_drops_total{reason=\"default_deny\"}"),
-            );
+            let grown = |of: &dyn Fn(&Figures) -> u64| of(&after) - of(&before);
+            let received = grown(&|figures| figure(figures, "portcullis_received_frames_total"));
+            let denied = grown(&denied);
             let per_second =
                 |count: u64| (count as f64 / flood.elapsed.as_secs_f64() / 1000.0).round() as u64;
             let line = format!(
@@ -241,11 +253,18 @@ impl Demo<'_> {
     fn drops(&self, agent: &LabAgent) -> Result<()> {
         let figures = settled(agent)?;
         let mut text = "\ndrops by reason\n".to_owned();
+        let programs = by_programs(&figures);
         for reason in DropReason::ALL {
             let count = figures.get(&format!("portcullis_drops_total{{reason=\"{reason}\"}}")).copied();
             if let Some(count) = count.filter(|count| *count > 0) {
                 writeln!(text, "  {:<14} {count:>10}  {}", reason.name(), reason.sentence())?;
             }
+        }
+        if !programs.is_empty() {
+            text += "\npackets by what the kernel's programs made of them\n";
+        }
+        for (what, count) in programs {
+            writeln!(text, "  {what:<14} {count:>10}")?;
         }
         self.screen.say(&text);
         Ok(())
@@ -261,8 +280,33 @@ impl Demo<'_> {
     }
 }
 
+/// An agent's figures, by name.
+type Figures = HashMap<String, u64>;
+
+fn figure(figures: &Figures, name: &str) -> u64 {
+    figures.get(name).copied().unwrap_or_default()
+}
+
+/// Packets that policy has denied: to the worker, and in inline mode to the kernel's programs as well.
+fn denied(figures: &Figures) -> u64 {
+    let by_worker = figure(figures, "portcullis_drops_total{reason=\"default_deny\"}");
+    by_worker + by_programs(figures).get("denied").copied().unwrap_or_default()
+}
+
+/// What the programs of inline mode have counted, of all ports together.
+fn by_programs(figures: &Figures) -> BTreeMap<&str, u64> {
+    let mut counted = BTreeMap::new();
+    for (name, count) in figures.iter().filter(|(_, count)| **count > 0) {
+        let labels = name.strip_prefix("portcullis_tc_packets_total{");
+        if let Some((_, what)) = labels.and_then(|labels| labels.split_once("what=\"")) {
+            *counted.entry(what.trim_end_matches("\"}")).or_default() += count;
+        }
+    }
+    counted
+}
+
 /// The agent's figures, after what was sent before has been counted.
-fn settled(agent: &LabAgent) -> Result<HashMap<String, u64>> {
+fn settled(agent: &LabAgent) -> Result<Figures> {
     std::thread::sleep(Duration::from_millis(1200));
     Ok(agent.figures()?)
 }
@@ -287,57 +331,22 @@ fn home_away(lab: &Lab, folder: &Path) -> Result<()> {
     Ok(fs::remove_dir_all(folder)?)
 }
 
-/// Results on stdout; on a terminal, what is going on now as a spinner on stderr, else as plain lines.
-struct Screen {
-    spinner: Option<ProgressBar>,
-}
-
-impl Screen {
-    fn new() -> Self {
-        let spinner = io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
-            let bar = ProgressBar::new_spinner()
-                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-            bar.enable_steady_tick(Duration::from_millis(100));
-            bar
-        });
-        Self { spinner }
-    }
-
-    /// What is going on now.
-    fn step(&self, what: &str) {
-        match &self.spinner {
-            Some(bar) => bar.set_message(what.to_owned()),
-            None => self.print(&format!("... {what}")),
-        }
-    }
-
-    /// What came of it.
-    fn say(&self, what: &str) {
-        match &self.spinner {
-            Some(bar) => bar.suspend(|| self.print(what)),
-            None => self.print(what),
-        }
-    }
-
-    #[expect(clippy::unused_self, reason = "the screen is what prints")]
-    fn print(&self, text: &str) {
-        // A reader who has gone away misses the rest.
-        drop(writeln!(io::stdout().lock(), "{text}"));
-    }
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.spinner {
-            bar.finish_and_clear();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_programs_count_is_summed_over_ports() {
+        let figures = [
+            ("portcullis_tc_packets_total{iface=\"a\",what=\"denied\"}", 3),
+            ("portcullis_tc_packets_total{iface=\"b\",what=\"denied\"}", 4),
+            ("portcullis_tc_packets_total{iface=\"b\",what=\"hit\"}", 0),
+            ("portcullis_drops_total{reason=\"default_deny\"}", 5),
+        ];
+        let figures = figures.map(|(name, count)| (name.to_owned(), count)).into();
+        assert_eq!(by_programs(&figures), BTreeMap::from([("denied", 7)]));
+        assert_eq!(denied(&figures), 12);
+    }
 
     #[test]
     fn the_outside_hosts_have_both_families() {

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Command::Lab(LabCommand::Up { manifests, lab }) => lab_command::up(manifests, lab),
         Command::Lab(LabCommand::Run { lab, place, command }) => lab_command::enter(lab, place, command),
         Command::Lab(LabCommand::Down { lab }) => lab_command::down(lab),
-        Command::Lab(LabCommand::Demo { examples }) => demo::run(examples),
+        Command::Lab(LabCommand::Demo { examples, mode }) => demo::run(examples, *mode),
         Command::Cleanup(args) => cleanup(args),
         Command::Broker => broker::serve().map(|()| exit::OK),
     };

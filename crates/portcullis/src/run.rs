@@ -54,6 +54,7 @@ const UPKEEP: Duration = Duration::from_millis(500);
 /// A configuration that cannot be used (exit code 2), or a system that refuses (3).
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let config = Config::load(&args.config, args.manifests.as_deref()).map_err(usage)?;
+    info!(mode = %config.mode, node = %config.node, "starting");
     watchdog::abort_on_panic();
     descriptors::allow_as_many_as_may_be();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;

@@ -87,7 +87,8 @@ mapping! {
         /// A relative path starts at the folder of this file; `--manifests DIR` outdoes it.
         manifests: Option<PathBuf>, "manifests", "folder", required;
         /// How traffic is taken up: `router` carries it all in userspace; `inline` leaves it to the kernel and judges
-        /// what is new. `inline` is not finished: docs/inline.md says what is missing.
+        /// what is new, which is the mode for Kubernetes nodes (docs/inline.md). Nothing is guessed from the machine
+        /// (docs/decisions/0017).
         mode: Mode, "mode", "`router` or `inline`", (Mode::Router);
         /// Mode `inline`: the networks of service addresses, which the node's kernel translates to those of
         /// backends. Policy is asked about the backend.
