@@ -3,17 +3,20 @@
 mod faults;
 mod scene;
 
+use std::fmt::Write as _;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use faults::{Denied, fault};
 use lab::Transport;
-use portcullis::lab_agent::AgentHome;
+use portcullis::lab_agent::{AgentHome, LabAgent};
 use scene::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+const GENERATION: &str = "portcullis_table_generation";
 
 /// Has the agent of a scene started by a script: `before`, then `exec`, with words before the command.
 fn started_by(scene: &mut Scene, before: &str, words: &str, settings: &str) {
@@ -35,13 +38,13 @@ fn refused(scene: &Scene) -> String {
 }
 
 /// Traffic that policy allows, and that it denies, while `meanwhile` lasts.
-fn serves(scene: &Scene, meanwhile: impl FnOnce()) -> String {
+fn serves(scene: &Scene, meanwhile: impl FnOnce(&LabAgent)) -> String {
     let mut denied = Denied::seen_to_arrive(scene);
     let agent = scene.agent();
     denied.count_from_now();
     let allowed = scene.stream(&pod("x/b"), &pod("y/a"), 80, Transport::Udp, 500);
     eventually("allowed packets arrive", PATIENCE, || allowed.report().delivered > 100);
-    meanwhile();
+    meanwhile(&agent);
     let before = allowed.report().delivered;
     eventually("allowed packets still arrive", PATIENCE, || allowed.report().delivered > before + 200);
     let log = agent.log();
@@ -71,7 +74,7 @@ fn f29_few_descriptors() {
         assert!(said.contains("LimitNOFILE"), "{said}");
         // The soft limit alone is raised by the agent itself.
         started_by(&mut scene, "ulimit -Sn 24; ulimit -Hn 256", "", "");
-        format!("24 are refused with what to raise; with a soft limit of 24, {}", serves(&scene, || {}))
+        format!("24 are refused with what to raise; with a soft limit of 24, {}", serves(&scene, |_| {}))
     });
 }
 
@@ -95,7 +98,7 @@ fn f29_a_full_disk() {
         let log = scene.path("agent.log");
         let told = |what: &str| fs::read_to_string(&log).is_ok_and(|log| log.contains(what));
         let fill = state.join("fill");
-        let said = serves(&scene, || {
+        let said = serves(&scene, |_| {
             sh(&format!("dd if=/dev/zero of={} bs=4k", fill.display()));
             eventually("it is told", PATIENCE, || told("the figures cannot be written"));
             fs::remove_file(&fill).expect("room again");
@@ -140,7 +143,38 @@ fn f29_a_tenth_of_a_processor() {
         let group = Group::new("cpu", "cpu.cfs_quota_us", "10000");
         let mut scene = Scene::new("");
         started_by(&mut scene, &group.enter(), "", "");
-        serves(&scene, || std::thread::sleep(Duration::from_secs(3)))
+        serves(&scene, |_| std::thread::sleep(Duration::from_secs(3)))
+    });
+}
+
+/// A policy of y/b that allows it 50,000 blocks, none of which is a pod's.
+fn wide_policy() -> String {
+    let mut text =
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: wide, namespace: \"y\"}\n\
+        spec:\n  podSelector: {matchLabels: {pod: b}}\n  policyTypes: [Ingress]\n  ingress:\n"
+            .to_owned();
+    for rule in 0..50_000 {
+        let block = Ipv4Addr::from_bits(0x1400_0000 + (rule << 8));
+        writeln!(text, "  - from: [{{ipBlock: {{cidr: {block}/24}}}}]\n    ports: [{{port: {}}}]", 1 + rule)
+            .expect("room");
+    }
+    text
+}
+
+#[test]
+fn f29_little_memory() {
+    fault("F29", "512 MiB of memory, and a policy of 50,000 rules", || {
+        let group = Group::new("memory", "memory.limit_in_bytes", "512M");
+        let mut scene = Scene::new("");
+        started_by(&mut scene, &group.enter(), "", "");
+        let said = serves(&scene, |agent| {
+            scene.home.apply("wide.yaml", &wide_policy()).expect("a manifest");
+            let in_force = || agent.figures().is_ok_and(|figures| figures.get(GENERATION) > Some(&1));
+            eventually("the policy is in force", PATIENCE, in_force);
+        });
+        let peak = fs::read_to_string(group.0.join("memory.max_usage_in_bytes")).expect("a figure");
+        let peak = peak.trim().parse::<u64>().expect("a number") >> 20;
+        format!("in force with {peak} MiB at most, {said}")
     });
 }
 
@@ -149,6 +183,6 @@ fn f30_ten_years_later() {
     fault("F30", "a monotonic clock ten years ahead", || {
         let mut scene = Scene::new("");
         started_by(&mut scene, "", "unshare -T --monotonic 315360000 --boottime 315360000", "");
-        serves(&scene, || std::thread::sleep(Duration::from_secs(2)))
+        serves(&scene, |_| std::thread::sleep(Duration::from_secs(2)))
     });
 }

@@ -284,6 +284,14 @@ mod tests {
     }
 
     #[test]
+    fn the_clock_on_the_wall_may_be_before_1970() {
+        let (mut witness, _tables) = witness();
+        let now = (SystemTime::UNIX_EPOCH - Duration::from_secs(3600), Duration::from_secs(2));
+        let told = witness.named(0, &record(A, (B, 80), None), now);
+        assert_eq!(told.time.to_string(), "1969-12-31T22:59:59.5Z");
+    }
+
+    #[test]
     fn what_policy_was_not_asked_or_says_otherwise_by_now_is_not_told() {
         let (mut witness, _tables) = witness();
         let sides = |flow: Flow| (flow.egress, flow.ingress);
