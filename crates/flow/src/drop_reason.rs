@@ -99,8 +99,8 @@ drop_reasons! {
         "An ICMP error quotes no allowed connection, or does not come from and go to its ends.",
         "Harmless alone; many of them mean that somebody probes.";
     MasqueradedSource, "masqueraded_source",
-        "The packet comes under an address of the node, by translation, to a pod that a policy isolates: who sent it is not known.",
-        "Keep the client's address (`externalTrafficPolicy: Local`), or do not masquerade what stays in the cluster.";
+        "The packet goes under an address of the node, by translation, and the node's connection tracking does not know who sent it.",
+        "Let connection tracking see what translates it, as it does with kube-proxy, or keep the client's address (`externalTrafficPolicy: Local`).";
     ServiceUntranslated, "service_untranslated",
         "A packet for a service is about to leave under the service's own address.",
         "Nothing on this node translates it: the service has no endpoints, or kube-proxy does not run.";

@@ -3,7 +3,8 @@
 //   pod_in       what a pod sends, at its side of the node: a known connection goes on, or is dropped; the rest
 //                is punted to a worker, through the pair punt0 - punt1.
 //   pod_out      what goes to a pod, after routing and address translation: the same.
-//   uplink_out   what a pod sends to another node: judged where the address behind a service can be seen.
+//   uplink_out   what a pod sends to another node: judged where the address behind a service can be seen, also when
+//                its own source no longer can.
 //   steer        on punt1, hands punted frames to the worker's AF_XDP socket; where there is none, drops.
 //   reinject     on punt0, takes back the frames that the worker has approved.
 //
@@ -25,12 +26,14 @@
 #include "inline/punt.bpf.h"
 #include "inline/quick.bpf.h"
 
-static __always_inline int judge(struct __sk_buff *skb, const struct packet *packet, struct origin origin, __u16 id,
+static __always_inline int judge(struct __sk_buff *skb, struct packet *packet, struct origin origin, __u16 id,
 				 bool to_pod)
 {
 	switch (look_up(packet, origin, id, to_pod, false)) {
 	case PASS:
 		COUNT(id, hit);
+		if (packet->provisional && !to_pod)
+			note_sender(skb, id);
 		return TC_ACT_UNSPEC;
 	case STOP:
 		COUNT(id, denied);
@@ -73,6 +76,8 @@ static __noinline int pod_in_long(struct __sk_buff *skb)
 	struct port self = { .mac_known = 1 };
 	__builtin_memcpy(self.mac, tap->mac, 6);
 	if (is_for_kernel(eth + 1, eth->h_proto, end, &self, ifindex)) {
+		// The node may hand on what comes to a port of its own.
+		note_sender(skb, id);
 		COUNT(id, own);
 		return TC_ACT_UNSPEC;
 	}
@@ -197,9 +202,11 @@ static __noinline int uplink_out_long(struct __sk_buff *skb)
 	struct packet packet = {};
 	bool whole = parse(&packet, eth, end);
 	__u32 *owner = bpf_map_lookup_elem(&owners, &packet.src);
-	if (!owner)
+	// A pod's packet that has lost its source.
+	__u16 sender = skb->tc_index;
+	if (!owner && !sender && !is_marked(skb))
 		return TC_ACT_UNSPEC;
-	struct tap *tap = tap_of(*owner), *uplink = tap_of(skb->ifindex);
+	struct tap *uplink = tap_of(skb->ifindex), *tap = owner ? tap_of(*owner) : uplink;
 	if (!tap || !uplink || !whole)
 		return TC_ACT_SHOT;
 	__u16 id = tap->id;
@@ -216,7 +223,7 @@ static __noinline int uplink_out_long(struct __sk_buff *skb)
 		COUNT(id, denied);
 		return TC_ACT_SHOT;
 	default:
-		return punt_for(skb, uplink->id, true, id, LEAVES);
+		return punt_for(skb, uplink->id, true, owner ? id : sender, LEAVES);
 	}
 }
 

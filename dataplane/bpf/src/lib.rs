@@ -27,6 +27,7 @@ pub mod pins;
 mod held;
 mod maps;
 mod netlink;
+pub mod conntrack;
 mod steering;
 pub mod inline;
 

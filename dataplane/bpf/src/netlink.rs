@@ -11,18 +11,18 @@ const NLMSG_ERROR: u16 = 2;
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
-const NLM_F_REQUEST: u16 = 1;
+pub(crate) const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_FD: u16 = 1;
 const IFLA_XDP_FLAGS: u16 = 3;
 const IFLA_XDP_PROG_ID: u16 = 4;
 /// A bit of an attribute's type.
-const NESTED: u16 = 1 << 15;
+pub(crate) const NESTED: u16 = 1 << 15;
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 /// `struct nlmsghdr` and `struct ifinfomsg`.
-const HEADER: usize = 16;
+pub(crate) const HEADER: usize = 16;
 const IFINFO: usize = 16;
 
 /// The id of the XDP program that the interface with this index runs, if any.
@@ -91,7 +91,7 @@ fn error_of(answer: &[u8]) -> io::Error {
 }
 
 /// An attribute, padded to four bytes.
-fn nlattr(kind: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn nlattr(kind: u16, payload: &[u8]) -> Vec<u8> {
     let mut bytes = ((payload.len() + 4) as u16).to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(payload);
@@ -105,7 +105,7 @@ fn program_id(attributes: &[u8]) -> Option<u32> {
 }
 
 /// The payload of the first attribute of this type: `struct nlattr`, padded to four bytes.
-fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(crate) fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
     while rest.len() >= 4 {
         let length = usize::from(u16::from_ne_bytes([rest[0], rest[1]]));
         let kind = u16::from_ne_bytes([rest[2], rest[3]]) & !NESTED;

@@ -232,7 +232,7 @@ impl<Frame> Burst<Frame> {
             let bytes = io.bytes(&frame);
             let arrival = Arrival::of(id, bytes, &packet);
             let settled = settle(&packet, arrival, &mut question, *verdict, table, flows, now);
-            let Question { key, effect } = question;
+            let Question { key, effect, .. } = question;
             match settled {
                 Ok(()) => {
                     let egress = || wiring.next_hop(packet.key.dst.address).ok().map(|hop| hop.port);

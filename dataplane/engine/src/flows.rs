@@ -4,7 +4,7 @@
 //! allowed, never because a policy would allow it as a connection of its own; and a connection is judged again,
 //! in its original direction, when the epoch of one of its pods has changed.
 
-use flow::{DropReason, FlowKey};
+use flow::{Address, DropReason, Endpoint, FlowKey};
 use packet::{Kind, Packet};
 use table::PolicyTable;
 
@@ -60,6 +60,22 @@ pub(crate) struct Question {
     pub(crate) key: FlowKey,
     /// Whether the answer makes or renews state.
     pub(crate) effect: Effect,
+    /// Who opened it, where the key does not say.
+    pub(crate) opener: Option<Address>,
+}
+
+impl Question {
+    /// What policy is asked about: who truly opens the connection, and to whom.
+    pub(crate) const fn judged(&self) -> FlowKey {
+        match self.opener {
+            Some(address) => FlowKey { src: Endpoint { address, port: self.key.src.port }, ..self.key },
+            None => self.key,
+        }
+    }
+
+    fn epochs(&self, table: &PolicyTable) -> Epochs {
+        epochs(table, &self.judged())
+    }
 }
 
 /// What an allowed answer does to the connection table.
@@ -160,11 +176,13 @@ impl Flows {
             return if quoted.is_some() {
                 Standing::Drop(DropReason::IcmpUnrelated)
             } else {
-                stranger(packet, recovering)
+                stranger(packet, arrival.opener, recovering)
             };
         };
         let original = if found.sender == Sender::Initiator { key } else { key.reversed() };
-        let stale = found.entry.epochs != epochs(table, &original);
+        let ask = |key, effect| Standing::Judge(Question { key, effect, opener: arrival.opener });
+        let asked = Question { key: original, effect: Effect::Renew, opener: arrival.opener };
+        let stale = found.entry.epochs != asked.epochs(table);
         let denied = found.entry.state == State::Denied;
         if let Some(quoted) = quoted {
             // The error must return to whom it quotes (RFC 5508, section 4, speaks of the same care). Any router
@@ -175,16 +193,16 @@ impl Flows {
                 packet.key.dst.address == quoted.src.address && (!from_pod || src == quoted.dst.address);
             return match related && !denied {
                 false => Standing::Drop(DropReason::IcmpUnrelated),
-                true if stale => Standing::Judge(Question { key: original, effect: Effect::Quote }),
+                true if stale => ask(original, Effect::Quote),
                 true => Standing::Known(Pass::Once),
             };
         }
         if found.sender == Sender::Responder && opens(packet) {
             // The other end opens a connection of its own on the same ports: that is no reply.
-            return Standing::Judge(Question { key, effect: Effect::Open });
+            return ask(key, Effect::Open);
         }
         if stale {
-            return Standing::Judge(Question { key: original, effect: Effect::Renew });
+            return Standing::Judge(asked);
         }
         if denied {
             return Standing::Drop(DropReason::DefaultDeny);
@@ -250,7 +268,7 @@ impl Flows {
         }
         let key = &question.key;
         let sender = if packet.key.src == key.src { Sender::Initiator } else { Sender::Responder };
-        let epochs = epochs(table, key);
+        let epochs = question.epochs(table);
         let fresh = arrival.numbers.open(packet.kind, sender, epochs, arrival.port.0);
         let now = now.ticks();
         let entered = self.connections.put(key, self.connections.hash(key), now, |there| {
@@ -298,7 +316,7 @@ impl Flows {
             return;
         }
         let key = &question.key;
-        let epochs = epochs(table, key);
+        let epochs = question.epochs(table);
         let entered = self.connections.put(key, self.connections.hash(key), now.ticks(), |there| {
             let same = there.filter(|there| there.sender == Sender::Initiator)?;
             Some(Entry { state: State::Denied, epochs, ..same.entry })
@@ -312,20 +330,21 @@ fn epochs(table: &PolicyTable, key: &FlowKey) -> Epochs {
 }
 
 /// How a packet stands that belongs to no known connection.
-const fn stranger(packet: &Packet, recovering: bool) -> Standing {
+fn stranger(packet: &Packet, opener: Option<Address>, recovering: bool) -> Standing {
     let key = packet.key;
+    let judge = |key, effect| Standing::Judge(Question { key, effect, opener });
     match packet.kind {
         Kind::IcmpEcho { request: false } => Standing::Drop(DropReason::NoFlow),
         Kind::Tcp(_) | Kind::Sctp { .. } if !opens(packet) => match packet.kind {
             _ if !recovering => Standing::Drop(DropReason::NoFlow),
             Kind::Tcp(flags) if flags.rst() => Standing::Drop(DropReason::NoFlow),
             // Only the answer to a SYN carries both flags, so its direction is known.
-            Kind::Tcp(flags) if flags.syn() && flags.ack() => {
-                Standing::Judge(Question { key: key.reversed(), effect: Effect::Open })
-            }
-            _ => Standing::Judge(Question { key, effect: Effect::Recover }),
+            Kind::Tcp(flags) if flags.syn() && flags.ack() => judge(key.reversed(), Effect::Open),
+            // It is known which way this one goes.
+            _ if opener.is_some() => judge(key, Effect::Open),
+            _ => judge(key, Effect::Recover),
         },
-        _ => Standing::Judge(Question { key, effect: Effect::Open }),
+        _ => judge(key, Effect::Open),
     }
 }
 
@@ -435,7 +454,7 @@ mod tests {
     }
 
     const ARRIVAL: Arrival =
-        Arrival { port: PortId(0), numbers: Numbers { sequence: 1000, acknowledgment: 1001 } };
+        Arrival { port: PortId(0), numbers: Numbers { sequence: 1000, acknowledgment: 1001 }, opener: None };
     const CLIENT: (Address, u16) = (A, 40000);
     const SERVER: (Address, u16) = (B, 80);
 

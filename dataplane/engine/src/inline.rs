@@ -38,7 +38,8 @@ use crate::worker::{EXPIRY, Recovery};
 
 pub use punt::{APPROVAL, Punt};
 pub use verdicts::Judged;
-use verdicts::{Exception, exception, is_provisional, on_allowed, on_denied};
+use verdicts::{Exception, exception, is_hidden, is_provisional, translated};
+use verdicts::{on_allowed, on_answer, on_denied};
 
 /// The kernel's side, as the worker deals with it.
 pub trait Kernel {
@@ -48,8 +49,13 @@ pub trait Kernel {
     /// Makes verdicts known, as far as they find room, before the frames that they are about go back.
     fn enter(&mut self, verdicts: &[Judged]);
 
-    /// What the end of the next frame with this tag shows, so that it is taken back.
-    fn approve(&mut self, tag: u16) -> [u8; APPROVAL];
+    /// The connection of a packet, in the direction and with the addresses with which it was opened, before the node
+    /// translated it. `None` where that is not known.
+    fn opened(&mut self, key: &FlowKey) -> Option<FlowKey>;
+
+    /// What the end of the next frame with this tag shows, so that it is taken back. What is `provisional` is judged once
+    /// more where the address behind a service can be seen.
+    fn approve(&mut self, tag: u16, provisional: bool) -> [u8; APPROVAL];
 }
 
 /// The worker of inline mode.
@@ -69,7 +75,8 @@ pub struct Judge<Io: PacketIo, K> {
     keys: Vec<FlowKey>,
     answers: Vec<Verdict>,
     allowed: Vec<Item<Io::Frame>>,
-    approved: Vec<(Io::Frame, Punt)>,
+    /// Those that go back, and whether they are judged once more.
+    approved: Vec<(Io::Frame, Punt, bool)>,
     judged: Vec<Judged>,
     fragments: Fragments,
     /// A frame as it goes back.
@@ -213,8 +220,8 @@ impl<Io: PacketIo, K: Kernel> Judge<Io, K> {
 
     /// Finds the connection of every packet, and asks policy about the rest together.
     fn judge(&mut self, now: Millis) {
-        let Self { io, shared, table, wiring, recovery, admitted, asked, keys, answers, allowed, .. } = self;
-        let Self { judged, ledger, .. } = self;
+        let Self { io, kernel, shared, table, wiring, recovery, admitted, asked, keys, answers, .. } = self;
+        let Self { allowed, judged, ledger, .. } = self;
         let (table, flows) = (table.get(), &shared.flows);
         let recovering = recovery.is_on(table.is_some(), now);
         ledger.begin(now, table.map_or(0, PolicyTable::generation));
@@ -226,12 +233,21 @@ impl<Io: PacketIo, K: Kernel> Judge<Io, K> {
         };
         for item in admitted.drain(..) {
             let Item { punt, packet, .. } = item;
-            let exception = exception(&packet.key, punt, wiring, table);
+            let exception = match is_hidden(&packet.key, punt, wiring) {
+                true => translated(&packet.key, kernel.opened(&packet.key), wiring, table),
+                false => exception(&packet.key, punt, wiring, table),
+            };
+            let opener = exception.and_then(Exception::opener);
             let standing = match exception {
                 Some(Exception::Refused(reason)) => Standing::Drop(reason),
+                Some(Exception::Answers) => {
+                    judged.extend(on_answer(&packet, punt, wiring, table));
+                    allowed.push(item);
+                    continue;
+                }
                 _ => {
                     let arrival = Arrival::of(punt.port, Punt::view(io.bytes(&item.frame)), &packet);
-                    flows.standing(&packet, arrival, table, now, recovering)
+                    flows.standing(&packet, arrival.opened_by(opener), table, now, recovering)
                 }
             };
             match standing {
@@ -239,14 +255,15 @@ impl<Io: PacketIo, K: Kernel> Judge<Io, K> {
                     if let Pass::While(ticket) = pass {
                         let opened = ticket.sender == Sender::Initiator;
                         let key = if opened { packet.key } else { packet.key.reversed() };
-                        judged.extend(on_allowed(&key, packet.kind, wiring, table));
+                        judged.extend(on_allowed(&key, opener, punt, packet.kind, wiring, table));
                     }
                     allowed.push(item);
                 }
                 Standing::Judge(question) => {
                     // A reply that must be judged again is judged as what it answers.
-                    let allowed = exception.is_some() || is_provisional(&question.key, wiring);
-                    keys.push(question.key);
+                    let allowed =
+                        exception == Some(Exception::Allowed) || is_provisional(&question.key, wiring);
+                    keys.push(question.judged());
                     asked.push((item, question, allowed.then_some(Verdict::Allow)));
                 }
                 Standing::Drop(reason) => discard(io, item.frame, Some(punt.port), reason, ledger),
@@ -262,21 +279,22 @@ impl<Io: PacketIo, K: Kernel> Judge<Io, K> {
         for ((item, mut question, excepted), answer) in asked.drain(..).zip(&*answers) {
             let Item { ref frame, punt, packet } = item;
             let view = Punt::view(io.bytes(frame));
-            let arrival = Arrival::of(punt.port, view, &packet);
+            let arrival = Arrival::of(punt.port, view, &packet).opened_by(question.opener);
             ledger.ingress(Some(punt.port));
             match settle(&packet, arrival, &mut question, excepted.unwrap_or(*answer), table, flows, now) {
                 Ok(()) => {
                     let egress = || wiring.pod_port(packet.key.dst.address);
-                    ledger.allow(question.key, question.effect, egress, view);
-                    judged.extend(on_allowed(&question.key, packet.kind, wiring, table));
+                    ledger.allow(question.judged(), question.effect, egress, view);
+                    let Question { key, opener, .. } = question;
+                    judged.extend(on_allowed(&key, opener, punt, packet.kind, wiring, table));
                     allowed.push(item);
                 }
                 Err(reason) => {
                     // One that lives on the same ends was opened the other way: its replies go on.
                     if reason == DropReason::DefaultDeny && !flows.lives(&question.key, now) {
-                        judged.extend(on_denied(&question.key, punt, &packet, wiring, table));
+                        judged.extend(on_denied(&question, punt, &packet, wiring, table));
                     }
-                    ledger.deny(question.key, question.effect, reason, view);
+                    ledger.deny(question.judged(), question.effect, reason, view);
                     io.recycle(item.frame);
                 }
             }
@@ -285,8 +303,9 @@ impl<Io: PacketIo, K: Kernel> Judge<Io, K> {
 
     /// Remembers the first fragments that were allowed, and lets the later ones follow theirs.
     fn follow(&mut self, now: Millis) {
-        let Self { io, table, allowed, approved, later, fragments, ledger, .. } = self;
-        let table = table.get();
+        let Self { io, table, wiring, allowed, approved, later, fragments, ledger, .. } = self;
+        let (table, wiring) = (table.get(), wiring.get());
+        let provisional = |punt: Punt, dst| !punt.departing && wiring.is_some_and(|w| w.is_service(dst));
         let epochs = |src, dst| table.map_or([None; 2], |table| [table.epoch_of(src), table.epoch_of(dst)]);
         for Item { frame, punt, packet } in allowed.drain(..) {
             let (src, dst) = (packet.key.src.address, packet.key.dst.address);
@@ -295,14 +314,14 @@ impl<Io: PacketIo, K: Kernel> Judge<Io, K> {
                 None => Ok(()),
             };
             match remembered {
-                Ok(()) => approved.push((frame, punt)),
+                Ok(()) => approved.push((frame, punt, provisional(punt, dst))),
                 Err(reason) => discard(io, frame, Some(punt.port), reason, ledger),
             }
         }
         for (frame, punt, fragment) in later.drain(..) {
             let epochs = epochs(fragment.datagram.src, fragment.datagram.dst);
             match fragments.follow(place(punt), &fragment, epochs, now) {
-                Ok(_) => approved.push((frame, punt)),
+                Ok(_) => approved.push((frame, punt, provisional(punt, fragment.datagram.dst))),
                 Err(reason) => discard(io, frame, Some(punt.port), reason, ledger),
             }
         }
@@ -311,10 +330,10 @@ impl<Io: PacketIo, K: Kernel> Judge<Io, K> {
     /// Sends the approved frames back, with their tags.
     fn give_back(&mut self) {
         let Self { io, kernel, approved, back, ledger, .. } = self;
-        for (frame, punt) in approved.drain(..) {
+        for (frame, punt, provisional) in approved.drain(..) {
             back.clear();
             punt.rebuild(io.bytes(&frame), back);
-            back.extend_from_slice(&kernel.approve(punt.tag));
+            back.extend_from_slice(&kernel.approve(punt.tag, provisional));
             io.recycle(frame);
             let sent = io.allocate(back).ok_or(DropReason::NoFrame).and_then(|frame| {
                 io.transmit(Slot(0), frame).map_err(|frame| {

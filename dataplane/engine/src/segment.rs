@@ -1,5 +1,6 @@
 //! The numbers of a TCP segment, and what they say for its flags.
 
+use flow::Address;
 use packet::{Kind, Packet};
 
 use crate::connections::{Entry, Epochs};
@@ -20,12 +21,19 @@ pub(crate) struct Arrival {
     pub(crate) port: PortId,
     /// Where in its connection it stands.
     pub(crate) numbers: Numbers,
+    /// Who opened the connection, where the packet does not say: its source is the node's, by translation.
+    pub(crate) opener: Option<Address>,
 }
 
 impl Arrival {
     #[inline]
     pub(crate) fn of(port: PortId, frame: &[u8], packet: &Packet) -> Self {
-        Self { port, numbers: Numbers::of(frame, packet) }
+        Self { port, numbers: Numbers::of(frame, packet), opener: None }
+    }
+
+    /// The same of a packet whose connection this address has opened.
+    pub(crate) const fn opened_by(self, opener: Option<Address>) -> Self {
+        Self { opener, ..self }
     }
 }
 

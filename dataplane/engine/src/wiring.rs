@@ -212,6 +212,11 @@ impl Wiring {
         self.pods.get(&address).copied()
     }
 
+    /// The node's own addresses.
+    pub fn node(&self) -> impl Iterator<Item = Address> {
+        self.node.iter().copied()
+    }
+
     /// Whether this is one of the node's own addresses.
     #[must_use]
     pub fn is_node(&self, address: Address) -> bool {

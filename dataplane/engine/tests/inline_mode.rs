@@ -4,6 +4,7 @@
 
 mod bed;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bed::*;
@@ -26,6 +27,9 @@ const SERVICE: &str = "10.96.0.10";
 struct Told {
     entered: Vec<Judged>,
     approved: u32,
+    provisional: bool,
+    /// What the node has translated, by the packets that come of it.
+    translated: HashMap<FlowKey, FlowKey>,
 }
 
 impl Kernel for Told {
@@ -37,8 +41,13 @@ impl Kernel for Told {
         self.entered.extend_from_slice(verdicts);
     }
 
-    fn approve(&mut self, tag: u16) -> [u8; APPROVAL] {
+    fn opened(&mut self, key: &FlowKey) -> Option<FlowKey> {
+        self.translated.get(key).copied()
+    }
+
+    fn approve(&mut self, tag: u16, provisional: bool) -> [u8; APPROVAL] {
         self.approved += 1;
+        self.provisional = provisional;
         let mut shown = [0xaa; APPROVAL];
         shown[..2].copy_from_slice(&tag.to_be_bytes());
         shown
@@ -214,8 +223,13 @@ fn a_service_is_judged_where_its_backend_is_seen() {
     let outcome = inline.punt(0, false, by(0, syn(A, 4000, SERVICE, 80)));
     let [told] = outcome.passes() else { panic!("{outcome:?}") };
     assert!(told.provisional && told.key == key(A, 4000, SERVICE, 80), "{told:?}");
-    // Translated to b: on 80 it passes, on 81 it does not.
-    inline.punt(1, true, toward(1, syn(A, 4000, B, 80))).passes();
+    assert!(inline.judge.kernel_mut().provisional, "the kernel notes it of the frame");
+    // Translated to b: on 80 it passes, on 81 it does not. The verdict at b minds the policies of a, too: what a sends
+    // passes its own port under the service's address.
+    let outcome = inline.punt(1, true, toward(1, syn(A, 4000, B, 80)));
+    let at_b = outcome.passes().iter().find(|told| told.port == PortId(1)).expect("a verdict at b");
+    assert!(!inline.judge.kernel_mut().provisional);
+    assert_eq!(at_b.other.map(|(port, _)| port), Some(PortId(0)), "{at_b:?}");
     inline.punt(1, true, toward(1, syn(A, 4001, B, 81))).drops(DropReason::DefaultDeny);
     // Translated to somebody elsewhere: seen as it leaves. Not translated at all, it does not leave.
     inline.punt(UPLINK, true, syn(A, 4002, OUTSIDE, 80)).passes();
@@ -240,10 +254,66 @@ fn a_denial_where_a_pod_leaves_the_node_is_told_for_its_own_port() {
 }
 
 #[test]
-fn a_hidden_source_reaches_open_pods_only() {
+fn what_goes_under_an_address_of_the_node_is_judged_as_who_opened_it() {
+    let people = |a_may_open: &str| {
+        let rule = |port: &str| testkit::cluster::rule().on(port);
+        testkit::cluster::cluster()
+            .node("node", NODE)
+            .pod("x/a", A, "app=a")
+            .pod("x/b", B, "app=b")
+            .pod("x/c", C, "")
+            .policy(testkit::cluster::policy("x/b").subjects("app=b").ingress([rule("TCP/80")]))
+            .policy(testkit::cluster::policy("x/a").subjects("app=a").egress([rule(a_may_open)]))
+            .build()
+    };
+    let [before, after] = tables([people("TCP/80"), people("TCP/81")]);
     let mut inline = Inline::new(b_accepts(&[80]));
+    inline.tables.publish(before);
+    // Nobody has opened it: not even who is open gets it.
     inline.punt(1, true, toward(1, syn(NODE, 4000, B, 80))).drops(DropReason::MasqueradedSource);
-    inline.punt(2, true, toward(2, syn(NODE, 4000, C, 80))).passes();
+    inline.punt(2, true, toward(2, syn(NODE, 4000, C, 80))).drops(DropReason::MasqueradedSource);
+    for port in [80, 81] {
+        let translated = &mut inline.judge.kernel_mut().translated;
+        translated.insert(key(NODE, 5000, B, port), key(A, 4000, SERVICE, port));
+        translated.insert(key(NODE, 5000, OUTSIDE, port), key(A, 4000, SERVICE, port));
+    }
+    let outcome = inline.punt(1, true, toward(1, syn(NODE, 5000, B, 80)));
+    let [told] = outcome.passes() else { panic!("{outcome:?}") };
+    assert_eq!((told.port, told.key, told.pod_opened), (PortId(1), key(B, 80, NODE, 5000), false));
+    assert_eq!(told.other.map(|(port, _)| port), Some(PortId(0)), "{told:?}");
+    let outcome = inline.punt(1, true, toward(1, syn(NODE, 5000, B, 81)));
+    let [told] = outcome.drops(DropReason::DefaultDeny) else { panic!("{outcome:?}") };
+    assert_eq!(told.other.map(|(port, _)| port), Some(PortId(0)), "{told:?}");
+    // By an uplink it has no pod's port of its own.
+    let outcome = inline.punt(UPLINK, true, syn(NODE, 5000, OUTSIDE, 80));
+    let [told] = outcome.passes() else { panic!("{outcome:?}") };
+    assert_eq!((told.port, told.key), (PortId(UPLINK as u16), key(NODE, 5000, OUTSIDE, 80)));
+    assert_eq!(told.other.map(|(port, _)| port), Some(PortId(0)), "{told:?}");
+    // As soon as the opener may no longer, none of its packets passes.
+    inline.tables.publish(after);
+    let segment = |to: &str| frame().ip(NODE, to).tcp(5000, 80).ack();
+    inline.punt(1, true, toward(1, segment(B))).drops(DropReason::DefaultDeny);
+    let outcome = inline.punt(UPLINK, true, segment(OUTSIDE));
+    let [told] = outcome.drops(DropReason::DefaultDeny) else { panic!("{outcome:?}") };
+    assert_eq!((told.port, told.key), (PortId(UPLINK as u16), key(NODE, 5000, OUTSIDE, 80)));
+    inline.punt(UPLINK, true, syn(NODE, 5001, OUTSIDE, 80)).drops(DropReason::MasqueradedSource);
+}
+
+#[test]
+fn answers_from_a_port_of_the_node_reach_who_had_asked_there() {
+    let mut inline = Inline::new(b_accepts(&[]));
+    let answer = || frame().ip(NODE, B).tcp(30080, 4000).syn().ack();
+    inline.punt(1, true, toward(1, answer())).drops(DropReason::MasqueradedSource);
+    let asked = key(B, 4000, NODE, 30080);
+    inline.judge.kernel_mut().translated.insert(asked.reversed(), asked);
+    let outcome = inline.punt(1, true, toward(1, answer()));
+    let [told] = outcome.passes() else { panic!("{outcome:?}") };
+    assert_eq!((told.port, told.key, told.pod_opened), (PortId(1), asked, true));
+    let asked = key(OUTSIDE, 4000, NODE, 30080);
+    inline.judge.kernel_mut().translated.insert(asked.reversed(), asked);
+    let outcome = inline.punt(UPLINK, true, frame().ip(NODE, OUTSIDE).tcp(30080, 4000).syn().ack());
+    let [told] = outcome.passes() else { panic!("{outcome:?}") };
+    assert_eq!((told.port, told.key), (PortId(UPLINK as u16), asked.reversed()));
 }
 
 #[test]

@@ -94,13 +94,16 @@ impl Plane for InlinePlane {
     fn renew(&mut self, wiring: &Wiring) -> Result<()> {
         let Some(table) = self.table.clone() else { return Ok(()) };
         let ports = (0..).map(PortId).zip(wiring.ports());
-        let owned: BTreeSet<_> = ports
-            .filter_map(|(port, known)| match &known.role {
-                Behind::Pod { addresses, .. } => Some(addresses.iter().map(move |address| (*address, port))),
-                Behind::Uplink => None,
-            })
-            .flatten()
-            .collect();
+        let mut owned = BTreeSet::new();
+        for (port, known) in ports {
+            match &known.role {
+                Behind::Pod { addresses, .. } => {
+                    owned.extend(addresses.iter().map(|address| (*address, port)));
+                }
+                // What pods send by it under an address of the node.
+                Behind::Uplink => owned.extend(wiring.node().map(|address| (address, port))),
+            }
+        }
         if std::mem::replace(&mut self.owned, owned) != self.owned {
             // What another pod was allowed, or one that is gone.
             self.sweep()?;

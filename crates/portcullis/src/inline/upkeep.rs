@@ -99,14 +99,18 @@ pub(super) fn renew(
     let mut asked = Vec::new();
     cache.each(|flow| {
         // Under a number that another port had before, somebody else's address may stand.
-        let ours = port(flow.port).filter(|port| wiring.pod_port(flow.key.src.address) == Some(*port));
-        let epoch = ours.and_then(|port| epochs.get(&port));
-        // What comes under an address of the node was judged by other means than its own address.
-        let hidden = !flow.pod_opened && wiring.is_node(flow.key.dst.address);
-        if let Some(epoch) =
-            epoch.filter(|_| flow.verdict == Verdict::Allow && !hidden && asked.len() < RENEWED)
+        let is_of = |number, address| port(number).is_some_and(|port| wiring.pod_port(address) == Some(port));
+        let ours = is_of(flow.port, flow.key.src.address)
+            && flow.other.is_none_or(|(other, _)| is_of(other, flow.key.dst.address));
+        // What goes under an address of the node was judged by another than that.
+        let hidden = wiring.is_node(original(&flow).src.address);
+        if flow.verdict == Verdict::Allow
+            && ours
+            && !hidden
+            && asked.len() < RENEWED
+            && let Some(renewed) = under(&flow, epochs)
         {
-            asked.push(CachedFlow { epoch: *epoch, ..flow });
+            asked.push(renewed);
         }
     })?;
     let mut renewed = 0;
@@ -124,6 +128,17 @@ pub(super) fn renew(
         renewed += allowed.len() - cache.enter(&allowed);
     }
     Ok(renewed)
+}
+
+/// The same verdict under new epochs, if it is under one that changes.
+fn under(flow: &CachedFlow, epochs: &HashMap<PortId, u32>) -> Option<CachedFlow> {
+    let epoch = |number: u16| port(number).and_then(|port| epochs.get(&port)).copied();
+    let (own, other) = (epoch(flow.port), flow.other.and_then(|(number, _)| epoch(number)));
+    (own.is_some() || other.is_some()).then(|| CachedFlow {
+        epoch: own.unwrap_or(flow.epoch),
+        other: flow.other.map(|(number, before)| (number, other.unwrap_or(before))),
+        ..*flow
+    })
 }
 
 /// The epochs that `table` gives the ports of these pods.

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use bpf::conntrack::Conntrack;
 use bpf::inline::{Approval, CachedFlow, MAX_PORTS, VerdictCache};
 use engine::inline::{APPROVAL, Judged, Kernel};
 use engine::wiring::PortId;
-use flow::{Epoch, Verdict};
+use flow::{Epoch, FlowKey, Verdict};
+use tracing::warn;
 
 const _: () = assert!(APPROVAL == Approval::BYTES);
 
@@ -136,6 +138,8 @@ pub(super) struct KernelSide {
     base: Base,
     quota: Arc<Quota>,
     key: [u64; 2],
+    /// Where the kernel has it.
+    conntrack: Option<Conntrack>,
     sequence: u32,
     entering: Vec<CachedFlow>,
     /// Those for which there is no room.
@@ -145,7 +149,19 @@ pub(super) struct KernelSide {
 impl KernelSide {
     /// The side whose approvals are made with `key`, from sequence number 1.
     pub(super) fn new(cache: VerdictCache, base: Base, quota: Arc<Quota>, key: [u64; 2]) -> Self {
-        Self { cache, base, quota, key, sequence: 0, entering: Vec::with_capacity(256), refused: Vec::new() }
+        let conntrack = Conntrack::open().inspect_err(|error| {
+            warn!(%error, "connection tracking cannot be asked: what comes masqueraded to pods is dropped");
+        });
+        Self {
+            cache,
+            base,
+            quota,
+            key,
+            conntrack: conntrack.ok(),
+            sequence: 0,
+            entering: Vec::with_capacity(256),
+            refused: Vec::new(),
+        }
     }
 }
 
@@ -171,6 +187,7 @@ impl Kernel for KernelSide {
                 answered: false,
                 provisional: judged.provisional,
                 epoch: base.of(judged.epoch),
+                other: judged.other.map(|(port, epoch)| (number(port), base.of(epoch))),
                 last_seen: now,
             });
         }
@@ -181,9 +198,13 @@ impl Kernel for KernelSide {
         }
     }
 
-    fn approve(&mut self, tag: u16) -> [u8; APPROVAL] {
+    fn opened(&mut self, key: &FlowKey) -> Option<FlowKey> {
+        self.conntrack.as_mut()?.opened(key)
+    }
+
+    fn approve(&mut self, tag: u16, provisional: bool) -> [u8; APPROVAL] {
         self.sequence = self.sequence.wrapping_add(1);
-        Approval { sequence: self.sequence, tag }.to_bytes(self.key)
+        Approval { sequence: self.sequence, tag, provisional }.to_bytes(self.key)
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use lab::{Family, Lab, Outcome, Place, Probe, Service, Topology, Transport, probe_all};
+use lab::{Family, Lab, Outcome, Probe, Service, Topology, Transport, probe_all};
 
 use crate::scene::{Scene, pod, text};
 
@@ -17,7 +17,7 @@ pub(crate) const SETTINGS: &str = "mode: inline\nservices: [10.96.0.0/12, \"fd00
 pub(crate) const PORT: u16 = 8000;
 
 /// How long an answer may take that is to come. Every round with an answer that is not to come takes as long.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The nine pods, of which z/b and z/c run on another node.
 pub(crate) fn scene() -> Scene {
@@ -60,7 +60,7 @@ pub(crate) fn service(scene: &Scene, number: u8, pods: &[&str], port: u16) -> Ve
 }
 
 /// What came of connections to one Service, by the backend that each of them got.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fates {
     /// Who was given connections.
     pub(crate) chosen: BTreeSet<String>,
@@ -70,18 +70,25 @@ pub(crate) struct Fates {
     pub(crate) silent: BTreeSet<String>,
 }
 
-/// Opens so many connections to a Service at once, and says what came of them: by what clients got, and by what the
-/// node's connection tracking has seen. No other connection may have come from there to this cluster IP.
-pub(crate) fn fates(scene: &Scene, from: &Place, number: u8, family: Family, times: usize) -> [Fates; 3] {
-    let to = cluster_ip(number, family);
-    let probe = |transport| Probe { from: from.clone(), to, port: PORT, transport };
-    let probes: Vec<Probe> =
-        Transport::ALL.iter().flat_map(|transport| vec![probe(*transport); times]).collect();
+/// Opens so many connections of each transport and family from each of these clients to a Service, all at once, and says
+/// what came of them, client by client: by what they got, and by what the node's connection tracking has seen. No other
+/// connection may have gone from the client to the Service before.
+pub(crate) fn fates(scene: &Scene, asked: &[(&str, u8)], times: usize) -> Vec<Vec<Fates>> {
+    let kinds =
+        || Family::ALL.into_iter().flat_map(|family| Transport::ALL.map(|transport| (family, transport)));
+    let probes: Vec<Probe> = asked
+        .iter()
+        .flat_map(|(from, number)| kinds().map(move |kind| (from, number, kind)))
+        .flat_map(|(from, number, (family, transport))| {
+            let to = cluster_ip(*number, family);
+            vec![Probe { from: pod(from), to, port: PORT, transport }; times]
+        })
+        .collect();
     let outcomes = probe_all(&scene.lab, &probes, PATIENCE).expect("probes");
-    let seen = translated(scene, scene.address(from, family), to);
-    std::array::from_fn(|n| {
-        let transport = Transport::ALL[n];
-        let answered: BTreeSet<String> = outcomes[n * times..][..times]
+    let fates = |asked: (&[Probe], &[Outcome])| {
+        let Probe { from, to, transport, .. } = &asked.0[0];
+        let answered: BTreeSet<String> = asked
+            .1
             .iter()
             .filter_map(|outcome| match outcome {
                 Outcome::Reached(who) => Some(who.clone()),
@@ -89,11 +96,14 @@ pub(crate) fn fates(scene: &Scene, from: &Place, number: u8, family: Family, tim
                 other => panic!("{from} -> {to} {transport}: {other}"),
             })
             .collect();
+        let seen = translated(scene, scene.address(from, Family::of(to)), *to);
         let fates = seen.get(&transport.protocol().0).map(|backends| fates_of(scene, backends));
         let fates = fates.unwrap_or_default();
         assert_eq!(answered, fates.answering, "{from} -> {to} {transport}: {fates:?}");
         fates
-    })
+    };
+    let each: Vec<Fates> = probes.chunks(times).zip(outcomes.chunks(times)).map(fates).collect();
+    each.chunks(kinds().count()).map(<[Fates]>::to_vec).collect()
 }
 
 /// By protocol and backend: of how many connections an answer was seen, and of how many none.

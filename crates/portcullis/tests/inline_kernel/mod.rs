@@ -45,6 +45,7 @@ impl Kernel {
                 answered: true,
                 provisional: false,
                 epoch: 0,
+                other: None,
                 last_seen: u64::MAX,
             };
             if cache.enter(&[flow]) > 0 {

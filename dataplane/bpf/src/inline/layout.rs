@@ -87,6 +87,8 @@ pub struct Approval {
     pub sequence: u32,
     /// The frame's VLAN tag: port and direction.
     pub tag: u16,
+    /// Whether it is judged once more where the address behind a service can be seen.
+    pub provisional: bool,
 }
 
 impl Approval {
@@ -96,10 +98,12 @@ impl Approval {
     /// `struct approval`, proven with the secret of the [`Settings`].
     #[must_use]
     pub fn to_bytes(self, key: [u64; 2]) -> [u8; Self::BYTES] {
-        let word = u64::from(self.tag) << 32 | u64::from(self.sequence);
+        let provisional = u16::from(self.provisional);
+        let word = u64::from(provisional) << 48 | u64::from(self.tag) << 32 | u64::from(self.sequence);
         let mut bytes = [0; Self::BYTES];
         bytes[0..4].copy_from_slice(&self.sequence.to_ne_bytes());
-        bytes[4..8].copy_from_slice(&u32::from(self.tag).to_ne_bytes());
+        bytes[4..6].copy_from_slice(&self.tag.to_ne_bytes());
+        bytes[6..8].copy_from_slice(&provisional.to_ne_bytes());
         bytes[8..16].copy_from_slice(&siphash(key, word).to_ne_bytes());
         bytes
     }
@@ -157,13 +161,15 @@ pub struct CachedFlow {
     pub provisional: bool,
     /// The port's epoch under which it was judged.
     pub epoch: u32,
+    /// The port of the pod at the other end and its epoch, where that counts as well.
+    pub other: Option<(u16, u32)>,
     /// When a packet was seen last, to a second: nanoseconds of the coarse monotonic clock.
     pub last_seen: u64,
 }
 
 pub(crate) const KEY4_BYTES: usize = 16;
 pub(crate) const KEY6_BYTES: usize = 40;
-pub(crate) const VERDICT_BYTES: usize = 24;
+pub(crate) const VERDICT_BYTES: usize = 32;
 
 const ALLOW: u8 = 1;
 const DENY: u8 = 2;
@@ -202,10 +208,13 @@ impl CachedFlow {
             (self.provisional, PROVISIONAL),
         ];
         bytes.push(flags.iter().filter(|(holds, _)| *holds).map(|(_, flag)| flag).sum());
-        bytes.extend_from_slice(&[0; 2]);
+        let (other, other_epoch) = self.other.unwrap_or_default();
+        bytes.extend_from_slice(&other.to_ne_bytes());
         bytes.extend_from_slice(&self.last_seen.to_ne_bytes());
         // Whether its addresses are true, the programs find out.
         bytes.extend_from_slice(&[0; 8]);
+        bytes.extend_from_slice(&other_epoch.to_ne_bytes());
+        bytes.extend_from_slice(&[0; 4]);
     }
 
     /// Reads an entry back; `None` for bytes of other lengths.
@@ -224,6 +233,8 @@ impl CachedFlow {
         let rest = &key[2 * long..];
         let port = |at: usize| u16::from_be_bytes([rest[at], rest[at + 1]]);
         let value: &[u8; VERDICT_BYTES] = value.try_into().ok()?;
+        let other = u16::from_ne_bytes([value[6], value[7]]);
+        let other_epoch = u32::from_ne_bytes(value[24..28].try_into().ok()?);
         Some(Self {
             port: u16::from_ne_bytes([rest[4], rest[5]]),
             key: FlowKey::new(Protocol(rest[6]), (address(0)?, port(0)), (address(long)?, port(2))),
@@ -233,6 +244,7 @@ impl CachedFlow {
             answered: value[5] & ANSWERED != 0,
             provisional: value[5] & PROVISIONAL != 0,
             epoch: u32::from_ne_bytes(value[0..4].try_into().ok()?),
+            other: (other != 0).then_some((other, other_epoch)),
             last_seen: u64::from_ne_bytes(value[8..16].try_into().ok()?),
         })
     }
@@ -337,6 +349,7 @@ mod tests {
             answered: true,
             provisional: false,
             epoch: 0xfffffff0,
+            other: Some((9, 0xfffffff1)),
             last_seen: 1 << 40,
         }
     }
@@ -348,7 +361,13 @@ mod tests {
         {
             for flow in [
                 flow(local, remote),
-                CachedFlow { verdict: Verdict::Deny, pod_opened: false, ending: true, ..flow(local, remote) },
+                CachedFlow {
+                    verdict: Verdict::Deny,
+                    pod_opened: false,
+                    ending: true,
+                    other: None,
+                    ..flow(local, remote)
+                },
             ] {
                 let (mut key, mut value) = (Vec::new(), Vec::new());
                 flow.append_key(&mut key);

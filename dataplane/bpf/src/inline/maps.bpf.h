@@ -41,11 +41,12 @@ struct flow6 {
 struct verdict {
 	__u32 epoch;
 	__u8 verdict, flags;
-	__u16 pad;
+	__u16 other; // the port of the pod at the other end, where its epoch counts as well; or 0
 	__u64 last_seen; // of the coarse monotonic clock, in nanoseconds
 	// The generation of addresses for which both ends were found to be who they say, and from bit 32 on the interface
 	// by which the remote end came then, or 0. The programs write it themselves, in one piece.
 	__u64 checked;
+	__u32 other_epoch, pad;
 };
 
 // The first fragment of a datagram was answered so.

@@ -23,6 +23,7 @@ struct packet {
 	struct layer4 layer4;
 	__u8 protocol;
 	bool cached; // it may be answered by an entry
+	bool provisional; // and is to be judged once more
 	bool first, later; // fragments
 	bool extended; // IPv6 extension headers stand first
 	__be32 id;

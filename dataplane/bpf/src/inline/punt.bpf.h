@@ -76,6 +76,13 @@ static __always_inline bool takes_mark(struct __sk_buff *skb, __u16 id)
 	return true;
 }
 
+// A packet that is judged once more has the number of its port with it. That outlives routing and translation, which
+// may take its source from it.
+static __always_inline void note_sender(struct __sk_buff *skb, __u16 id)
+{
+	skb->tc_index = id;
+}
+
 // SipHash-2-4 (Aumasson and Bernstein, 2012) of eight bytes: what the worker shows for a frame to be approved.
 #define ROTATE(x, by) ((x) << (by) | (x) >> (64 - (by)))
 #define ROUND                                                                                     \
@@ -110,7 +117,8 @@ static __always_inline __u64 siphash(const __u64 *key, __u64 word)
 // The end of every frame that the worker gives back: it approved just this one, and nobody can show that again.
 struct approval {
 	__u32 sequence;
-	__u32 tag;
+	__u16 tag;
+	__u16 provisional;
 	__u64 proof;
 };
 
@@ -126,8 +134,11 @@ static __always_inline bool takes_approval(struct __sk_buff *skb, const struct s
 		return false;
 	if (shown.tag != skb->vlan_tci || (__s32)(shown.sequence - seen->last) <= 0)
 		return false;
-	if (shown.proof != siphash(set->key, (__u64)shown.tag << 32 | shown.sequence))
+	if (shown.proof !=
+	    siphash(set->key, (__u64)shown.provisional << 48 | (__u64)shown.tag << 32 | shown.sequence))
 		return false;
 	seen->last = shown.sequence;
+	if (shown.provisional)
+		note_sender(skb, shown.tag >> 1);
 	return !bpf_skb_change_tail(skb, length - sizeof(shown), 0);
 }

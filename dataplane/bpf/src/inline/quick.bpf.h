@@ -101,10 +101,13 @@ static __always_inline enum answer quick(struct __sk_buff *skb, const struct tap
 	__u32 *epoch = epoch_of(tap->id);
 	if (!known || !epoch || !is_checked(known, origin_of(skb), to_pod))
 		return MISS;
-	return ask(known, &common.layer4, *epoch, to_pod);
+	enum answer answer = ask(known, &common.layer4, *epoch, to_pod);
+	if (!to_pod && answer == PASS && known->flags & PROVISIONAL)
+		note_sender(skb, tap->id);
+	return answer;
 }
 
-// The same where packets leave the node: to whom the source belongs, is looked up. PASS also for what is no pod's.
+// The same where packets leave the node: to whom the source belongs, is looked up. PASS also for what no pod sends.
 static __always_inline enum answer quick_out(struct __sk_buff *skb)
 {
 	struct ethhdr *eth = (void *)(long)skb->data;
@@ -116,7 +119,7 @@ static __always_inline enum answer quick_out(struct __sk_buff *skb)
 	struct address src = common.v4 ? from_v4(&common.four.local) : from_v6(common.six.local);
 	__u32 *owner = bpf_map_lookup_elem(&owners, &src);
 	if (!owner)
-		return PASS;
+		return skb->tc_index ? MISS : PASS;
 	struct tap *tap = tap_of(*owner);
 	if (!tap || *owner != skb->ingress_ifindex)
 		return MISS;

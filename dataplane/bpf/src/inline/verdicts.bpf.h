@@ -12,6 +12,11 @@ static __always_inline enum answer ask(struct verdict *known, const struct layer
 	// Entries are renewed before the epoch is: those are ahead of it for a moment.
 	if ((__s32)(known->epoch - epoch) < 0)
 		return STALE;
+	if (known->other) {
+		__u32 *newest = epoch_of(known->other);
+		if (!newest || (__s32)(known->other_epoch - *newest) < 0)
+			return STALE;
+	}
 	bool by_opener = to_pod != !!(known->flags & POD_OPENED);
 	if (by_opener ? layer4->answers : layer4->opens || known->verdict == DENY)
 		return MISS;
@@ -85,7 +90,7 @@ static __always_inline struct fragment fragment_of(const struct packet *packet, 
 
 // What is known about a packet of any shape, whose addresses are true. Where it leaves for good, what is provisional
 // does not count.
-static __always_inline enum answer look_up(const struct packet *packet, struct origin origin, __u16 id, bool to_pod,
+static __always_inline enum answer look_up(struct packet *packet, struct origin origin, __u16 id, bool to_pod,
 					   bool leaves)
 {
 	__u32 *epoch = epoch_of(id);
@@ -101,6 +106,7 @@ static __always_inline enum answer look_up(const struct packet *packet, struct o
 	enum answer answer = ask(known, &packet->layer4, *epoch, to_pod);
 	if (answer != PASS && answer != STOP)
 		return answer;
+	packet->provisional = known->flags & PROVISIONAL;
 	if (packet->later) {
 		if (answer == PASS)
 			COUNT(id, fragment_hit);

@@ -46,6 +46,7 @@ pub fn flow(remote: Ipv4Addr, pod_opened: bool) -> CachedFlow {
         answered: false,
         provisional: false,
         epoch: 0,
+        other: None,
         last_seen: 0,
     }
 }

@@ -1,10 +1,11 @@
 //! What the kernel is told of a connection, and what policy is not asked about.
 
-use flow::{DropReason, Epoch, FlowKey, Verdict};
+use flow::{Address, DropReason, Epoch, FlowKey, Verdict};
 use packet::{Kind, Packet};
-use table::{PolicyTable, Side};
+use table::PolicyTable;
 
 use super::punt::Punt;
+use crate::flows::Question;
 use crate::wiring::{PortId, Role, Wiring};
 
 /// A verdict for the kernel.
@@ -22,29 +23,52 @@ pub struct Judged {
     pub provisional: bool,
     /// The epoch of the pod under which it was judged.
     pub epoch: Epoch,
+    /// The pod at the other end, where only this verdict would notice that its policies change: its port and epoch.
+    pub other: Option<(PortId, Epoch)>,
+}
+
+/// The port of a pod of this node, and its epoch.
+fn pod(address: Address, wiring: &Wiring, table: &PolicyTable) -> Option<(PortId, Epoch)> {
+    Some((wiring.pod_port(address)?, table.epoch_of(address)?))
 }
 
 /// The verdicts on an allowed connection, `key` in its original direction: one for each pod of this node, so that
-/// neither asks about it again.
+/// neither asks about it again. `opener` is who opened it, where its address does not say.
+///
+/// The pod that a connection was opened to may be all that its packets pass: by way of a service, the opener's port has
+/// seen another address. So the verdict there minds the opener's epoch, too.
 pub(super) fn on_allowed<'t>(
     key: &FlowKey,
+    opener: Option<Address>,
+    punt: Punt,
     kind: Kind,
     wiring: &'t Wiring,
     table: &'t PolicyTable,
 ) -> impl Iterator<Item = Judged> + use<'t> {
-    let provisional = is_provisional(key, wiring);
-    let ends = [(*key, true), (key.reversed(), false)];
-    ends.into_iter().filter(move |_| is_cached(kind)).filter_map(move |(key, pod_opened)| {
-        let local = key.src.address;
-        let (port, epoch) = (wiring.pod_port(local)?, table.epoch_of(local)?);
-        Some(Judged { port, key, verdict: Verdict::Allow, pod_opened, provisional, epoch })
-    })
+    let key = *key;
+    let provisional = is_provisional(&key, wiring);
+    let judged = move |pod_opened, local: Option<(PortId, Epoch)>, other| {
+        let (port, epoch) = local?;
+        let key = if pod_opened { key } else { key.reversed() };
+        Some(Judged { port, key, verdict: Verdict::Allow, pod_opened, provisional, epoch, other })
+    };
+    let by = pod(opener.unwrap_or(key.src.address), wiring, table);
+    let here = match opener {
+        None => by,
+        // Under the node's address it is seen as it leaves by an uplink, and nowhere else.
+        Some(_) => by.filter(|_| is_uplink(punt.port, wiring)).map(|(_, epoch)| (punt.port, epoch)),
+    };
+    let verdicts = [
+        judged(true, here, by.filter(|_| opener.is_some())),
+        judged(false, pod(key.dst.address, wiring, table), by),
+    ];
+    verdicts.into_iter().flatten().filter(move |_| is_cached(kind))
 }
 
 /// The verdict on a denied connection, where its packets come by: only for those that go as it was opened, since the
 /// other end may yet open one of its own.
 pub(super) fn on_denied(
-    key: &FlowKey,
+    question: &Question,
     punt: Punt,
     packet: &Packet,
     wiring: &Wiring,
@@ -52,12 +76,41 @@ pub(super) fn on_denied(
 ) -> Option<Judged> {
     let leaves = is_uplink(punt.port, wiring);
     let pod_opened = leaves || !punt.departing;
-    let key = if pod_opened { *key } else { key.reversed() };
-    let local = key.src.address;
-    let port = wiring.pod_port(local).filter(|port| leaves || *port == punt.port)?;
+    let key = if pod_opened { question.key } else { question.key.reversed() };
+    let judged = question.judged();
+    let opener = pod(judged.src.address, wiring, table);
+    let (port, epoch) = match question.opener {
+        Some(_) if leaves => opener.map(|(_, epoch)| (punt.port, epoch)),
+        _ => pod(key.src.address, wiring, table).filter(|(port, _)| leaves || *port == punt.port),
+    }?;
+    let other = match pod_opened && question.opener.is_none() {
+        true => pod(judged.dst.address, wiring, table),
+        false => opener,
+    };
     let forward = if pod_opened { packet.key == key } else { packet.key.reversed() == key };
-    let epoch = table.epoch_of(local).filter(|_| forward && is_cached(packet.kind))?;
-    Some(Judged { port, key, verdict: Verdict::Deny, pod_opened, provisional: false, epoch })
+    let verdict = Verdict::Deny;
+    let judged = Judged { port, key, verdict, pod_opened, provisional: false, epoch, other };
+    (forward && is_cached(packet.kind)).then_some(judged)
+}
+
+/// The verdict on a packet from a port of the node's own: it answers whoever had asked there, a pod or, by an uplink,
+/// a host.
+pub(super) fn on_answer(packet: &Packet, punt: Punt, wiring: &Wiring, table: &PolicyTable) -> Option<Judged> {
+    let leaves = is_uplink(punt.port, wiring);
+    let (port, epoch) = match leaves {
+        // No epoch of an uplink's is ever raised.
+        true => (punt.port, Epoch::FIRST),
+        false => pod(packet.key.dst.address, wiring, table)?,
+    };
+    is_cached(packet.kind).then_some(Judged {
+        port,
+        key: if leaves { packet.key } else { packet.key.reversed() },
+        verdict: Verdict::Allow,
+        pod_opened: !leaves,
+        provisional: false,
+        epoch,
+        other: None,
+    })
 }
 
 fn is_uplink(port: PortId, wiring: &Wiring) -> bool {
@@ -74,16 +127,58 @@ pub(super) fn is_provisional(key: &FlowKey, wiring: &Wiring) -> bool {
     wiring.is_service(key.dst.address) && wiring.pod_port(key.src.address).is_some()
 }
 
-/// What is allowed or refused before policy is asked.
+/// Whether a packet comes under an address of the node by translation: the node's own go past the worker.
+pub(super) fn is_hidden(key: &FlowKey, punt: Punt, wiring: &Wiring) -> bool {
+    punt.departing && wiring.is_node(key.src.address)
+}
+
+/// What is allowed or refused before policy is asked, or whom it is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exception {
     /// A new connection is allowed here.
     Allowed,
+    /// The packet answers a connection that was opened to a port of the node's own.
+    Answers,
+    /// This is who opened the connection.
+    OpenedBy(Address),
     /// The packet goes no further.
     Refused(DropReason),
 }
 
-/// The exceptions of this mode.
+impl Exception {
+    /// Who opened the connection, where the packet does not say.
+    pub(super) const fn opener(self) -> Option<Address> {
+        match self {
+            Self::OpenedBy(address) => Some(address),
+            _ => None,
+        }
+    }
+}
+
+/// A port whose pod the table does not know: no policy of it is known either.
+fn is_unknown(address: Address, wiring: &Wiring, table: &PolicyTable) -> bool {
+    wiring.pod_port(address).is_some() && table.epoch_of(address).is_none()
+}
+
+/// What a packet under an address of the node is, whose connection was opened so.
+pub(super) fn translated(
+    key: &FlowKey,
+    opened: Option<FlowKey>,
+    wiring: &Wiring,
+    table: &PolicyTable,
+) -> Option<Exception> {
+    Some(match opened {
+        _ if wiring.is_service(key.dst.address) => Exception::Refused(DropReason::ServiceUntranslated),
+        None => Exception::Refused(DropReason::MasqueradedSource),
+        Some(opened) if opened == key.reversed() => Exception::Answers,
+        Some(opened) if [opened.src, key.dst].iter().any(|end| is_unknown(end.address, wiring, table)) => {
+            Exception::Refused(DropReason::UnknownPod)
+        }
+        Some(opened) => Exception::OpenedBy(opened.src.address),
+    })
+}
+
+/// The exceptions of this mode, where a packet's source says whose it is.
 pub(super) fn exception(
     key: &FlowKey,
     punt: Punt,
@@ -91,9 +186,7 @@ pub(super) fn exception(
     table: &PolicyTable,
 ) -> Option<Exception> {
     let (src, dst) = (key.src.address, key.dst.address);
-    // A port whose pod the table does not know: no policy of it is known either.
-    let unknown = |address| wiring.pod_port(address).is_some() && table.epoch_of(address).is_none();
-    if unknown(src) || unknown(dst) {
+    if is_unknown(src, wiring, table) || is_unknown(dst, wiring, table) {
         return Some(Exception::Refused(DropReason::UnknownPod));
     }
     if wiring.is_service(dst) {
@@ -103,21 +196,9 @@ pub(super) fn exception(
             false => Exception::Allowed,
         });
     }
-    if punt.departing && wiring.is_node(src) {
-        // Forwarded, and under an address of the node: who truly sent it is not known here.
-        let anybody = FlowKey { src: flow::Endpoint { address: NOBODY, port: key.src.port }, ..*key };
-        let open = matches!(table.why(&anybody).ingress, Side::Open);
-        return Some(match open {
-            true => Exception::Allowed,
-            false => Exception::Refused(DropReason::MasqueradedSource),
-        });
-    }
     if table.between_pod_and_node(src, dst) {
         // The kernel passes what is plain; this had options, or another's MAC address.
         return Some(Exception::Refused(DropReason::NoRoute));
     }
     None
 }
-
-/// An address that no pod and no node has.
-const NOBODY: flow::Address = flow::Address::v6([0; 16]);
