@@ -182,7 +182,6 @@ impl Instance {
         if self.claims.iter().any(|(claimed, _)| *claimed == index) {
             return Ok(());
         }
-        make_dir(&self.claims_dir)?;
         match take(&self.record(index)?)? {
             Taken::Ours { lock, .. } => self.claims.push((index, lock)),
             Taken::Theirs { pid } => return Err(InstanceError::Owned { pid, interface: interface.clone() }),
@@ -282,12 +281,20 @@ enum Taken {
     Theirs { pid: Option<i32> },
 }
 
-/// Locks the file, made where it is missing, and writes our pid into it.
+/// Locks the file, made with its folder where it is missing, and writes our pid into it.
 fn take(path: &Path) -> Result<Taken, InstanceError> {
     loop {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o644);
-        let file = options.open(path).map_err(file_error(path))?;
+        let file = match options.open(path) {
+            Ok(file) => file,
+            // `forget` may have removed the folder, which was empty.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                path.parent().map_or(Ok(()), make_dir)?;
+                continue;
+            }
+            Err(error) => return Err(file_error(path)(error)),
+        };
         let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
             Err((mut file, Errno::EWOULDBLOCK)) => return Ok(Taken::Theirs { pid: read_pid(&mut file) }),
@@ -420,5 +427,25 @@ mod tests {
         assert!(place.start("other").unwrap().claim(&veth, 2).is_err(), "the claim of the running one holds");
         assert_eq!(forget(&place.state("ended"), &place.claims()).unwrap(), Vec::<PathBuf>::new());
         assert_eq!(place.start("ended").unwrap().previous(), Previous::None);
+    }
+
+    #[test]
+    fn two_may_forget_while_a_third_claims() {
+        let place = Place::new();
+        let veth: InterfaceName = "veth-web".parse().unwrap();
+        let mut runs = place.start("runs").unwrap();
+        std::thread::scope(|scope| {
+            let forgetting =
+                || (0..500).try_for_each(|_| forget(&place.state("ended"), &place.claims()).map(drop));
+            let others = [scope.spawn(forgetting), scope.spawn(forgetting)];
+            for index in 0..500 {
+                match runs.claim(&veth, index) {
+                    // One who forgets may look at the record before it is ours.
+                    Ok(()) | Err(InstanceError::Owned { .. }) => runs.release(index).unwrap(),
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            others.into_iter().for_each(|other| other.join().unwrap().unwrap());
+        });
     }
 }
