@@ -272,6 +272,10 @@ fn what_goes_under_an_address_of_the_node_is_judged_as_who_opened_it() {
     // Nobody has opened it: not even who is open gets it.
     inline.punt(1, true, toward(1, syn(NODE, 4000, B, 80))).drops(DropReason::MasqueradedSource);
     inline.punt(2, true, toward(2, syn(NODE, 4000, C, 80))).drops(DropReason::MasqueradedSource);
+    // Nor has the node: what it sends itself is never punted.
+    let pretended = key(NODE, 4001, B, 80);
+    inline.judge.kernel_mut().translated.insert(pretended, pretended);
+    inline.punt(1, true, toward(1, syn(NODE, 4001, B, 80))).drops(DropReason::MasqueradedSource);
     for port in [80, 81] {
         let translated = &mut inline.judge.kernel_mut().translated;
         translated.insert(key(NODE, 5000, B, port), key(A, 4000, SERVICE, port));

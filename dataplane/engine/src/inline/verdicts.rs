@@ -171,6 +171,10 @@ pub(super) fn translated(
         _ if wiring.is_service(key.dst.address) => Exception::Refused(DropReason::ServiceUntranslated),
         None => Exception::Refused(DropReason::MasqueradedSource),
         Some(opened) if opened == key.reversed() => Exception::Answers,
+        // The node's own go past the worker: this comes from elsewhere.
+        Some(opened) if wiring.is_node(opened.src.address) => {
+            Exception::Refused(DropReason::MasqueradedSource)
+        }
         Some(opened) if [opened.src, key.dst].iter().any(|end| is_unknown(end.address, wiring, table)) => {
             Exception::Refused(DropReason::UnknownPod)
         }
