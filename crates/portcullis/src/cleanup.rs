@@ -73,7 +73,7 @@ impl Cleanup {
         let interlock = Interlock::of(&self.state_dir);
         let [own, systems] = bpf::pin_dirs(&self.state_dir);
         for folder in [&own, &systems] {
-            outcome.pins(folder, &self.interfaces);
+            outcome.pins(folder, &self.interfaces, running.is_some());
         }
         if self.interfaces.is_empty() {
             outcome.punt_pair();
@@ -97,7 +97,8 @@ impl Outcome {
         }
     }
 
-    fn pins(&mut self, folder: &Path, interfaces: &[InterfaceName]) {
+    /// Filters stay beside an agent: they are all that enforces, and it puts the pins back.
+    fn pins(&mut self, folder: &Path, interfaces: &[InterfaceName], is_running: bool) {
         let names: Vec<&str> = interfaces.iter().map(InterfaceName::as_str).collect();
         match bpf::pins::remove(folder, &names) {
             Ok(pins) => self.removed.extend(
@@ -105,7 +106,8 @@ impl Outcome {
             ),
             Err(error) => self.failed.push(error.to_string()),
         }
-        match bpf::inline::remove_pins(&folder.join(inline::PINS), &names) {
+        let remove = if is_running { bpf::inline::unpin } else { bpf::inline::remove_pins };
+        match remove(&folder.join(inline::PINS), &names) {
             Ok(pins) => self.removed.extend(pins.iter().map(|pin| pin.display().to_string())),
             Err(error) => self.failed.push(error.to_string()),
         }

@@ -18,7 +18,7 @@ use serde_saphyr::Location;
 
 use crate::interface::{InterfaceName, InterfacePattern};
 
-pub use raw::{Fallback, Mode, OnExit, Polling, Setting, settings};
+pub use raw::{Attach, Fallback, Mode, OnExit, Polling, Setting, settings};
 pub use values::Vlan;
 pub(crate) use values::duration;
 
@@ -33,6 +33,8 @@ pub struct Config {
     pub mode: Mode,
     /// Networks of service addresses, with prefix lengths in the family's own bits.
     pub services: Vec<(Address, u8)>,
+    /// What holds the programs of inline mode in their places.
+    pub attach: Attach,
     /// The pods' interfaces, at least one; no interface, pod or MAC address twice.
     pub ports: Vec<PodPort>,
     /// The interfaces to the rest of the network; none of them a pod's.
@@ -200,6 +202,7 @@ impl Config {
                 .iter()
                 .map(|net| (net.value.0.network().into(), net.value.0.prefix_len()))
                 .collect(),
+            attach: raw.inline.attach,
             ports: ports.collect(),
             uplinks: raw.uplinks.into_iter().map(|uplink| uplink.value.0).collect(),
             manifests,
@@ -305,6 +308,7 @@ ports:
                 node: "node-1".into(),
                 mode: Mode::Router,
                 services: vec![],
+                attach: Attach::Auto,
                 ports: vec![PodPort { interface: name("veth-web"), pod, mac: None }],
                 uplinks: vec![],
                 manifests: "/etc/portcullis/manifests".into(),
@@ -329,6 +333,7 @@ ports:
 node: n
 mode: inline
 services: [10.96.0.0/12, \"fd00:96::/108\"]
+inline: {attach: clsact}
 manifests: /srv/manifests
 ports:
   - interface: pod0
@@ -349,7 +354,7 @@ interlock: {hold: [\"pod*\", tap7]}
 ";
         let config = parse(text).unwrap();
         assert_eq!(config.ports[0].mac, Some(MacAddr([2, 0, 0x5e, 0x10, 0, 1])));
-        assert_eq!(config.mode, Mode::Inline);
+        assert_eq!((config.mode, config.attach), (Mode::Inline, Attach::Clsact));
         assert_eq!(config.services.iter().map(|(_, length)| *length).collect::<Vec<_>>(), [12, 108]);
         assert_eq!(config.manifests, Path::new("/srv/manifests"));
         assert_eq!(

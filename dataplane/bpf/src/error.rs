@@ -38,6 +38,29 @@ pub enum BpfError {
         /// The command that removes it.
         remedy: String,
     },
+    /// The kernel has no tcx.
+    #[error("the kernel has no tcx links: take Linux 6.6 or later, or let `inline.attach` be `auto`")]
+    NoTcx,
+    /// Another tc filter stands where ours does: the kernel has no tcx.
+    #[error(
+        "{interface}: another tc filter ({program}) has preference 1; `tc filter del dev {interface} {side} pref 1` removes it"
+    )]
+    FilterTaken {
+        /// The interface.
+        interface: String,
+        /// `ingress` or `egress`.
+        side: &'static str,
+        /// The program's name.
+        program: String,
+    },
+    /// A tc filter could not be looked at or removed.
+    #[error("cannot look after the tc filters of {interface}: {source}")]
+    Filter {
+        /// The interface, by its index or name.
+        interface: String,
+        /// Why not.
+        source: io::Error,
+    },
     /// The driver cannot run XDP programs itself, or not in its present configuration.
     #[error(
         "{interface}: the driver refuses native XDP ({source}); Portcullis needs a driver with native XDP support, such as veth"

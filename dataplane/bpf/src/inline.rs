@@ -11,6 +11,7 @@
 //! part of the keys, so a predecessor's [`taps`](Inline::taps) keep theirs.
 
 mod cache;
+mod filters;
 mod layout;
 mod links;
 mod ports;
@@ -30,7 +31,7 @@ use crate::maps::{AddressKey, PodKey, map_error, take};
 pub use cache::VerdictCache;
 pub use layout::{Approval, CachedFlow, Counted, Settings, Tap};
 use layout::{COUNTED_BYTES, SETTINGS_BYTES, TAP_BYTES};
-pub use links::{Hook, Placed, is_ours, remove_pins};
+pub use links::{Attach, By, Hook, Placed, held_by, remove_pins, unpin};
 use links::{classifier, steer};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/inline.bpf.o"));
@@ -55,6 +56,9 @@ pub struct Inline {
     programs: Ebpf,
     /// By their pins.
     links: BTreeMap<PathBuf, Held>,
+    /// Which program stands as a filter, by the pin that stands for it.
+    filters: BTreeMap<PathBuf, Hook>,
+    attach: Attach,
     /// The maps once more, to be pinned again.
     maps: Vec<HeldMap>,
 }
@@ -100,6 +104,8 @@ impl Inline {
             counted: take(&mut programs, "counted")?,
             programs,
             links: BTreeMap::new(),
+            filters: BTreeMap::new(),
+            attach: Attach::default(),
         };
         inline.begin_generation()?;
         Ok(inline)

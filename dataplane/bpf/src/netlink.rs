@@ -1,4 +1,4 @@
-//! Asks the kernel which XDP program an interface runs, and takes off one that netlink attached: by hand
+//! Asks the kernel which programs an interface runs, XDP or tc, and takes off what netlink attached: by hand
 //! (rtnetlink(7)).
 
 use std::io::{self, IoSlice};
@@ -11,19 +11,27 @@ const NLMSG_ERROR: u16 = 2;
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
+const RTM_NEWTFILTER: u16 = 44;
+const RTM_DELTFILTER: u16 = 45;
+const RTM_GETTFILTER: u16 = 46;
 pub(crate) const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_FD: u16 = 1;
 const IFLA_XDP_FLAGS: u16 = 3;
 const IFLA_XDP_PROG_ID: u16 = 4;
+const TCA_OPTIONS: u16 = 2;
+const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_ID: u16 = 11;
+const ETH_P_ALL: u16 = 3;
 /// A bit of an attribute's type.
 pub(crate) const NESTED: u16 = 1 << 15;
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
-/// `struct nlmsghdr` and `struct ifinfomsg`.
+/// `struct nlmsghdr`, `struct ifinfomsg` and `struct tcmsg`.
 pub(crate) const HEADER: usize = 16;
 const IFINFO: usize = 16;
+const TCMSG: usize = 20;
 
 /// The id of the XDP program that the interface with this index runs, if any.
 ///
@@ -31,8 +39,8 @@ const IFINFO: usize = 16;
 ///
 /// When the kernel does not answer, or knows no such interface.
 pub fn attached_program(ifindex: u32) -> io::Result<Option<u32>> {
-    let answer = ask(RTM_GETLINK, NLM_F_REQUEST, ifindex, &[])?;
-    match answer.get(4..6).map(|t| u16::from_ne_bytes([t[0], t[1]])) {
+    let answer = ask(RTM_GETLINK, NLM_F_REQUEST, &link(ifindex), &[])?;
+    match kind_of(&answer) {
         Some(RTM_NEWLINK) => Ok(program_id(answer.get(HEADER + IFINFO..).unwrap_or(&[]))),
         _ => Err(error_of(&answer)),
     }
@@ -48,29 +56,82 @@ pub(crate) fn detach_program(ifindex: u32) -> io::Result<()> {
         let none = nlattr(IFLA_XDP_FD, &(-1_i32).to_ne_bytes());
         let flags = nlattr(IFLA_XDP_FLAGS, &mode.to_ne_bytes());
         let attributes = nlattr(IFLA_XDP | NESTED, &[none, flags].concat());
-        match ask(RTM_SETLINK, NLM_F_REQUEST | NLM_F_ACK, ifindex, &attributes)
-            .map(|answer| error_of(&answer))
-        {
-            Ok(answer) if answer.raw_os_error() == Some(0) => Ok(()),
-            Ok(error) | Err(error) => Err(error),
-        }
+        consent(&ask(RTM_SETLINK, NLM_F_REQUEST | NLM_F_ACK, &link(ifindex), &attributes)?)
     };
     attached_by(XDP_FLAGS_DRV_MODE)?;
     attached_by(XDP_FLAGS_SKB_MODE)
 }
 
-/// One request about an interface, and the first message of the answer.
-fn ask(kind: u16, flags: u16, ifindex: u32, attributes: &[u8]) -> io::Result<Vec<u8>> {
+/// Where a filter stands in the kernel (`struct tcmsg`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FilterPlace {
+    pub(crate) ifindex: u32,
+    /// The half of a clsact qdisc.
+    pub(crate) parent: u32,
+    pub(crate) preference: u16,
+    pub(crate) handle: u32,
+}
+
+/// A tc filter that runs a BPF program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Filter {
+    pub(crate) program: u32,
+    pub(crate) name: String,
+}
+
+impl FilterPlace {
+    /// What stands there, if it is a BPF program.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not answer.
+    pub(crate) fn look(self) -> io::Result<Option<Filter>> {
+        let answer = ask(RTM_GETTFILTER, NLM_F_REQUEST, &self.message(), &[])?;
+        // Without a qdisc, a chain or a filter it is an error, one or another.
+        Ok(match kind_of(&answer) {
+            Some(RTM_NEWTFILTER) => filter(answer.get(HEADER + TCMSG..).unwrap_or(&[])),
+            _ => None,
+        })
+    }
+
+    /// Removes what stands there.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub(crate) fn clear(self) -> io::Result<()> {
+        consent(&ask(RTM_DELTFILTER, NLM_F_REQUEST | NLM_F_ACK, &self.message(), &[])?)
+    }
+
+    fn message(self) -> Vec<u8> {
+        let protocol = u32::from(ETH_P_ALL.to_be());
+        let words = [0, self.ifindex, self.handle, self.parent, u32::from(self.preference) << 16 | protocol];
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+}
+
+fn filter(attributes: &[u8]) -> Option<Filter> {
+    let options = attribute(attributes, TCA_OPTIONS)?;
+    let program = u32::from_ne_bytes(attribute(options, TCA_BPF_ID)?.try_into().ok()?);
+    let name = attribute(options, TCA_BPF_NAME).and_then(|name| name.split(|byte| *byte == 0).next());
+    Some(Filter { program, name: String::from_utf8_lossy(name.unwrap_or_default()).into_owned() })
+}
+
+/// `struct ifinfomsg` of an interface.
+fn link(ifindex: u32) -> Vec<u8> {
+    [0, ifindex, 0, 0].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect()
+}
+
+/// One request, and the first message of the answer.
+fn ask(kind: u16, flags: u16, about: &[u8], attributes: &[u8]) -> io::Result<Vec<u8>> {
     let socket =
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
-    let mut request = Vec::with_capacity(HEADER + IFINFO + attributes.len());
-    request.extend(((HEADER + IFINFO + attributes.len()) as u32).to_ne_bytes());
+    let mut request = Vec::with_capacity(HEADER + about.len() + attributes.len());
+    request.extend(((HEADER + about.len() + attributes.len()) as u32).to_ne_bytes());
     request.extend(kind.to_ne_bytes());
     request.extend(flags.to_ne_bytes());
     request.extend([0; 8]);
-    request.extend([0; 4]);
-    request.extend(ifindex.to_ne_bytes());
-    request.extend([0; 8]);
+    request.extend(about);
     request.extend(attributes);
     let kernel = NetlinkAddr::new(0, 0);
     sendmsg(socket.as_raw_fd(), &[IoSlice::new(&request)], &[], MsgFlags::empty(), Some(&kernel))?;
@@ -78,6 +139,17 @@ fn ask(kind: u16, flags: u16, ifindex: u32, attributes: &[u8]) -> io::Result<Vec
     let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
     answer.truncate(length);
     Ok(answer)
+}
+
+fn kind_of(answer: &[u8]) -> Option<u16> {
+    answer.get(4..6).map(|kind| u16::from_ne_bytes([kind[0], kind[1]]))
+}
+
+fn consent(answer: &[u8]) -> io::Result<()> {
+    match error_of(answer) {
+        error if error.raw_os_error() == Some(0) => Ok(()),
+        error => Err(error),
+    }
 }
 
 /// What a message of `NLMSG_ERROR` says; error 0 is the kernel's consent.

@@ -30,6 +30,7 @@ pub struct Setting {
 pub fn settings() -> Vec<Setting> {
     [
         Root::settings(),
+        Inline::settings(),
         Port::settings(),
         Xsk::settings(),
         Flows::settings(),
@@ -93,6 +94,8 @@ mapping! {
         /// Mode `inline`: the networks of service addresses, which the node's kernel translates to those of
         /// backends. Policy is asked about the backend.
         services: Vec<Spanned<Parsed<IpNet>>>, "services", "list of networks such as `10.96.0.0/12`", none;
+        /// What is the kernel's in mode `inline`.
+        inline: Inline, "inline", "mapping", none;
         /// The pods' interfaces.
         ports: Vec<Spanned<Port>>, "ports", "list", required;
         /// The interfaces to the rest of the network. What arrives on them for a pod is judged; everything
@@ -160,6 +163,16 @@ impl Port {
 }
 
 mapping! {
+    /// `inline`.
+    Inline {
+        /// What holds the programs of mode `inline` in their places: `tcx` links (Linux 6.6 or later), which only the
+        /// agent and its pins hold; filters of a `clsact` qdisc, which go with the qdisc when somebody removes that;
+        /// or `auto`, links where the kernel has them and filters elsewhere.
+        attach: Attach, "inline.attach", "`auto`, `tcx` or `clsact`", (Attach::Auto);
+    }
+}
+
+mapping! {
     /// `xsk`.
     Xsk {
         /// Frames of packet memory for each worker, shared by its ports.
@@ -219,6 +232,18 @@ words! {
         Router = "router",
         /// The kernel carries what userspace has judged.
         Inline = "inline",
+    }
+}
+
+words! {
+    /// What holds the programs of inline mode in their places.
+    Attach {
+        /// Links where the kernel has them, filters elsewhere.
+        Auto = "auto",
+        /// tcx links.
+        Tcx = "tcx",
+        /// Filters of a clsact qdisc.
+        Clsact = "clsact",
     }
 }
 

@@ -27,8 +27,9 @@ impl InlinePlane {
         let pair = self.mend_pair(links).await;
         // Whatever an administrator has set there: packets that are punted need it as it was.
         let settings = punt_pair::set_up(links.handle()).await;
+        let reinject = self.mend_reinject();
         let pins = self.mend_pins();
-        self.tell(pair.and(settings).and(pins));
+        self.tell(pair.and(settings).and(reinject).and(pins));
     }
 
     /// Makes the pair again where somebody has removed it. Until it is there, what would be punted is dropped.
@@ -60,6 +61,15 @@ impl InlinePlane {
         self.settings.punt_ifindex = near;
         self.programs.set_settings(&self.settings)?;
         self.far = bound.ifindex;
+        Ok(())
+    }
+
+    /// Without its program, what the worker gives back goes nowhere.
+    fn mend_reinject(&mut self) -> Result<()> {
+        if self.programs.attach(punt_pair::NEAR, Hook::Reinject)?.anew {
+            error!("the punt pair does not run our program any more; it is attached again");
+            self.repairs.programs += 1;
+        }
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use bpf::inline::{Inline, Placed};
+use bpf::inline::{self as kernel, By, Inline};
 use engine::io::Slot;
 use engine::shared::{Owner, Shared};
 use engine::wiring::{PortId, Role as Behind, Wiring};
@@ -18,7 +18,7 @@ use super::ports::Hooks;
 use super::verdicts::number;
 use super::{InlinePlane, PINS, capacity, punt_pair, upkeep};
 use crate::admin::snapshot::{self, PortState, Repairs, Role};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::instance::Instance;
 use crate::links::{NodeLinks, NodeView, PodLink};
 use crate::plane::{Beginning, Known, Plane, shown};
@@ -36,13 +36,19 @@ impl Plane for InlinePlane {
     fn load(config: &Config, pins: &Path) -> Result<Inline> {
         let pins = pins.join(PINS);
         fs::create_dir_all(&pins).with_context(|| format!("cannot make {}", pins.display()))?;
-        Ok(Inline::load(&pins, capacity(config))?)
+        let mut programs = Inline::load(&pins, capacity(config))?;
+        programs.attach_by(match config.attach {
+            config::Attach::Auto => kernel::Attach::Auto,
+            config::Attach::Tcx => kernel::Attach::Tcx,
+            config::Attach::Clsact => kernel::Attach::Clsact,
+        });
+        Ok(programs)
     }
 
     fn already_ready(config: &Config, view: &NodeView, pins: &Path) -> Result<BTreeSet<u32>> {
         let pins = pins.join(PINS);
         let indices = config.ports.iter().filter_map(|port| view.index(&port.interface));
-        Ok(indices.filter(|index| bpf::inline::is_ours(&pins, *index)).collect())
+        Ok(indices.filter(|index| kernel::held_by(&pins, *index).is_some()).collect())
     }
 
     async fn start(programs: Inline, beginning: Beginning<'_>) -> Result<Self> {
@@ -74,7 +80,7 @@ impl Plane for InlinePlane {
     }
 
     fn ready(&self) -> BTreeSet<u32> {
-        let pods = self.ports.iter().filter(|port| port.hooks == Hooks::Pod && port.placed.is_some());
+        let pods = self.ports.iter().filter(|port| port.hooks == Hooks::Pod && port.is_guarded());
         pods.filter_map(|port| port.ifindex).collect()
     }
 
@@ -153,7 +159,7 @@ impl Plane for InlinePlane {
         let pins = self.pins.clone();
         drop(self);
         punt_pair::remove(links.handle()).await?;
-        bpf::inline::remove_pins(&pins, &[])?;
+        kernel::remove_pins(&pins, &[])?;
         Ok(())
     }
 
@@ -164,11 +170,7 @@ impl Plane for InlinePlane {
             snapshot::Port {
                 state: port.state(),
                 why: port.why.clone(),
-                attach: match port.placed {
-                    Some(Placed::Filter) => "clsact",
-                    _ => "tcx",
-                }
-                .to_owned(),
+                attach: port.placed.map_or("", By::name).to_owned(),
                 dropped: tc.as_ref().map_or(0, |tc| tc.dropped),
                 tc,
                 ..shown(&port.interface, port.ifindex, config.ports.get(n), pods.get(n))

@@ -1,7 +1,7 @@
 //! The life of each port: its interface comes, gets its programs once policy is known, changes, and goes.
 
 use anyhow::{Error, Result, bail};
-use bpf::inline::{Hook, Inline, Placed, Tap};
+use bpf::inline::{By, Hook, Inline, Tap};
 use engine::wiring::PortId;
 use tracing::{info, warn};
 
@@ -37,8 +37,10 @@ pub(super) struct Port {
     pub(super) hooks: Hooks,
     /// The index of its interface, while it is claimed.
     pub(super) ifindex: Option<u32>,
-    /// How its programs are attached, once they are.
-    pub(super) placed: Option<Placed>,
+    /// What holds its programs, once they are attached.
+    pub(super) placed: Option<By>,
+    /// Whether its programs were removed since, and cannot be put back.
+    bare: bool,
     /// Whether the interface is down or has no carrier.
     paused: bool,
     /// Why it cannot be served.
@@ -47,7 +49,7 @@ pub(super) struct Port {
 
 impl Port {
     pub(super) const fn new(interface: InterfaceName, hooks: Hooks) -> Self {
-        Self { interface, hooks, ifindex: None, placed: None, paused: false, why: None }
+        Self { interface, hooks, ifindex: None, placed: None, bare: false, paused: false, why: None }
     }
 
     pub(super) const fn state(&self) -> PortState {
@@ -60,6 +62,11 @@ impl Port {
         }
     }
 
+    /// Whether its programs are in their places, as far as is known.
+    pub(super) const fn is_guarded(&self) -> bool {
+        self.placed.is_some() && !self.bare
+    }
+
     /// A port that cannot be served is tried again. What its programs know nothing of, they drop; and without them the
     /// interlock lets nothing through.
     fn close(&mut self, error: &Error) {
@@ -68,6 +75,11 @@ impl Port {
             warn!(interface = %self.interface, "the port is closed: {why}");
         }
         self.why = Some(why);
+    }
+
+    fn tell_missing(&self) {
+        let interface = &self.interface;
+        warn!(%interface, "the interface does not run our programs any more; they are attached again");
     }
 
     /// Claims the interface.
@@ -83,7 +95,7 @@ impl Port {
     /// Tells the programs about the port, and puts them in their places. Whether the maps held something else, and
     /// whether a program was missing that had been there.
     fn serve(
-        &self,
+        &mut self,
         programs: &mut Inline,
         id: u16,
         view: &NodeView,
@@ -99,12 +111,40 @@ impl Port {
         served.told = programs.set_tap(ifindex, &tap)?;
         let addresses = pod.map(|pod| &*pod.addresses).unwrap_or_default();
         served.told |= programs.set_pod_addresses(ifindex, addresses)?;
-        for hook in self.hooks.all() {
-            let how = programs.attach(self.interface.as_str(), *hook)?;
-            served.missing |= how == Placed::Linked && self.placed.is_some();
-            served.how = Some(how);
-        }
+        served.missing = self.attach(programs)?;
         Ok(served)
+    }
+
+    /// Puts the programs in their places; tells whether one was missing that had been there.
+    fn attach(&mut self, programs: &mut Inline) -> Result<bool> {
+        let mut missing = false;
+        let mut by = None;
+        for hook in self.hooks.all() {
+            let placed = programs.attach(self.interface.as_str(), *hook)?;
+            (missing, by) = (missing | placed.anew, Some(placed.by));
+        }
+        let before = std::mem::replace(&mut self.placed, by);
+        self.bare = false;
+        if let (None, Some(by)) = (before, by) {
+            info!(interface = %self.interface, index = self.ifindex, by = by.name(), "the port is attached");
+        }
+        Ok(missing && before.is_some())
+    }
+
+    /// Puts filters back that somebody has removed; tells whether there were any. While they cannot be put back, the
+    /// interlock stands for them.
+    fn keep_filters(&mut self, programs: &mut Inline) -> bool {
+        if self.placed != Some(By::Filter) {
+            return false;
+        }
+        match self.attach(programs) {
+            Ok(missing) => missing,
+            Err(error) => {
+                self.bare = true;
+                self.close(&error);
+                false
+            }
+        }
     }
 }
 
@@ -113,7 +153,6 @@ impl Port {
 struct Served {
     told: bool,
     missing: bool,
-    how: Option<Placed>,
 }
 
 impl InlinePlane {
@@ -129,6 +168,10 @@ impl InlinePlane {
                 port.why = None;
                 continue;
             };
+            if port.keep_filters(&mut self.programs) {
+                self.repairs.programs += 1;
+                port.tell_missing();
+            }
             port.paused = !(found.up && found.carrier);
             if port.ifindex.is_none() {
                 match port.take(&found, view, claims) {
@@ -142,9 +185,7 @@ impl InlinePlane {
     /// The ports that a predecessor's programs serve go on as they are until there is a policy table.
     pub(super) fn take_over(&mut self) {
         for port in &mut self.ports {
-            if port.ifindex.is_some_and(|index| bpf::inline::is_ours(&self.pins, index)) {
-                port.placed = Some(Placed::TakenOver);
-            }
+            port.placed = port.ifindex.and_then(|index| bpf::inline::held_by(&self.pins, index));
         }
     }
 
@@ -153,17 +194,13 @@ impl InlinePlane {
         let mut told = false;
         for (n, port) in self.ports.iter_mut().enumerate().filter(|(_, port)| port.ifindex.is_some()) {
             let id = number(PortId(n as u16));
+            let was_attached = port.placed.is_some();
             match port.serve(&mut self.programs, id, view, pods.get(n)) {
                 Ok(served) => {
-                    let interface = &port.interface;
-                    told |= served.told && port.placed.is_some();
+                    told |= served.told && was_attached;
                     if served.missing {
-                        warn!(%interface, "the interface does not run our programs any more; they are attached again");
+                        port.tell_missing();
                         self.repairs.programs += 1;
-                    }
-                    if port.placed.is_none() && served.how.is_some() {
-                        info!(%interface, index = port.ifindex, how = ?served.how, "the port is attached");
-                        port.placed = served.how;
                     }
                     port.why = None;
                 }
@@ -179,7 +216,7 @@ impl InlinePlane {
         let Some(ifindex) = port.ifindex.take() else { return };
         let interface = port.interface.clone();
         info!(%interface, index = ifindex, "the interface has gone; the port is closed until it is back");
-        (port.placed, port.why) = (None, None);
+        (port.placed, port.bare, port.why) = (None, false, None);
         let forgotten = self.programs.remove_tap(ifindex, number(PortId(n as u16)));
         let forgotten = forgotten.map_err(Error::from);
         for error in

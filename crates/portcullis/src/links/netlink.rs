@@ -75,7 +75,7 @@ impl NodeLinks {
         &self.handle
     }
 
-    /// Subscribes to changes of links, addresses, routes and neighbours. Subscribe first and take the snapshot
+    /// Subscribes to changes of links, addresses, routes, neighbours and tc filters. Subscribe first and take the snapshot
     /// after it: then no change is missed.
     ///
     /// # Errors
@@ -93,6 +93,7 @@ impl NodeLinks {
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
             MulticastGroup::Neigh,
+            MulticastGroup::Tc,
         ];
         let (connection, _, messages) =
             rtnetlink::new_multicast_connection(&groups).map_err(LinksError::Open)?;
@@ -215,6 +216,9 @@ const fn is_relevant(payload: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
                 | Message::DelAddress(_)
                 | Message::NewRoute(_)
                 | Message::DelRoute(_)
+                | Message::DelQueueDiscipline(_)
+                | Message::NewTrafficFilter(_)
+                | Message::DelTrafficFilter(_)
         ),
         _ => false,
     }

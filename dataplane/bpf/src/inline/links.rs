@@ -1,18 +1,16 @@
-//! Where the programs of inline mode stand: tcx links, pinned and taken over.
+//! Where the programs of inline mode stand: tcx links, pinned and taken over, or [filters].
 
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
-use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
-};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
-use super::Inline;
+use super::{Inline, filters};
 use crate::error::{BpfError, errno};
 use crate::held::Held;
 
@@ -41,7 +39,7 @@ impl Hook {
         }
     }
 
-    const fn side(self) -> TcAttachType {
+    pub(super) const fn side(self) -> TcAttachType {
         match self {
             Self::PodIn | Self::Reinject => TcAttachType::Ingress,
             Self::PodOut | Self::UplinkOut => TcAttachType::Egress,
@@ -49,26 +47,71 @@ impl Hook {
     }
 }
 
-/// How a program came to stand where it does.
+/// What is to hold programs in their places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attach {
+    /// tcx links, or filters where the kernel has none.
+    #[default]
+    Auto,
+    /// tcx links: Linux 6.6 or later.
+    Tcx,
+    /// Filters of a clsact qdisc. Whoever removes the qdisc removes them.
+    Clsact,
+}
+
+/// What holds a program in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Placed {
-    /// By a pinned tcx link, made now.
-    Linked,
-    /// A predecessor's pinned tcx link runs this program now: no packet went without one.
-    TakenOver,
-    /// As a filter of a clsact qdisc: the kernel has no tcx (Linux 6.6 or later has). Whoever removes the qdisc
-    /// removes it.
+pub enum By {
+    /// A pinned tcx link.
+    Link,
+    /// A filter of a clsact qdisc.
     Filter,
 }
 
+impl By {
+    /// Its name for those who look.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Link => "tcx",
+            Self::Filter => "clsact",
+        }
+    }
+}
+
+/// How a program came to stand where it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// What holds it.
+    pub by: By,
+    /// Whether it is put there now. Otherwise one of ours stood there, maybe a predecessor's, and no packet went
+    /// without one.
+    pub anew: bool,
+}
+
 impl Inline {
-    /// Puts a program in its place, or takes over the link that a predecessor has pinned for it. Its maps should
-    /// say what it needs by then: it drops what comes by a port without a tap.
+    /// What holds programs in their places from now on.
+    pub const fn attach_by(&mut self, attach: Attach) {
+        self.attach = attach;
+    }
+
+    /// Puts a program in its place, or takes over the link or the filter that a predecessor has left there. Its maps
+    /// should say what it needs by then: it drops what comes by a port without a tap.
     ///
     /// # Errors
     ///
-    /// No such interface, no permission, or a directory that takes no pins.
+    /// No such interface, no permission, somebody else's filter in its place, or a directory that takes no pins.
     pub fn attach(&mut self, interface: &str, hook: Hook) -> Result<Placed, BpfError> {
+        if self.attach == Attach::Clsact {
+            return self.attach_filter(interface, hook);
+        }
+        match self.attach_link(interface, hook) {
+            Err(BpfError::NoTcx) if self.attach == Attach::Auto => self.attach_filter(interface, hook),
+            placed => placed,
+        }
+    }
+
+    fn attach_link(&mut self, interface: &str, hook: Hook) -> Result<Placed, BpfError> {
         let pin = self.pinned(interface, hook.program())?;
         let program = classifier(&mut self.programs, hook)?;
         match PinnedLink::from_pin(&pin).map(|link| SchedClassifierLink::try_from(FdLink::from(link))) {
@@ -76,7 +119,7 @@ impl Inline {
                 Ok(id) => {
                     let link = FdLink::try_from(program.take_link(id)?)?;
                     self.links.insert(pin.clone(), Held::pinned_already(link, interface, pin));
-                    return Ok(Placed::TakenOver);
+                    return Ok(Placed { by: By::Link, anew: false });
                 }
                 // "Link has been severed": the interface is gone that it was attached to, or it was detached.
                 Err(error) if errno(&error) == Some(Errno::ENOLINK) => self.sever(&pin)?,
@@ -87,15 +130,13 @@ impl Inline {
         }
         let program = classifier(&mut self.programs, hook)?;
         let first = TcAttachOptions::TcxOrder(LinkOrder::first());
-        match program.attach_with_options(interface, hook.side(), first) {
-            Ok(id) => {
-                let link = FdLink::try_from(program.take_link(id)?)?;
-                self.links.insert(pin.clone(), Held::pin(link, interface, pin)?);
-                Ok(Placed::Linked)
-            }
-            Err(error) if errno(&error) == Some(Errno::EINVAL) => filter(program, interface, hook),
-            Err(error) => Err(error.into()),
-        }
+        let id = program.attach_with_options(interface, hook.side(), first).map_err(|error| {
+            if errno(&error) == Some(Errno::EINVAL) { BpfError::NoTcx } else { error.into() }
+        })?;
+        let link = FdLink::try_from(program.take_link(id)?)?;
+        self.links.insert(pin.clone(), Held::pin(link, interface, pin)?);
+        self.remove_filter(interface, hook)?;
+        Ok(Placed { by: By::Link, anew: true })
     }
 
     /// Attaches the program of the punt pair's far end, or takes over the link that a predecessor has pinned.
@@ -103,7 +144,7 @@ impl Inline {
     /// # Errors
     ///
     /// As for [`attach`](Self::attach), and when the MTU is too large for native XDP.
-    pub fn attach_steer(&mut self, interface: &str) -> Result<Placed, BpfError> {
+    pub fn attach_steer(&mut self, interface: &str) -> Result<(), BpfError> {
         let pin = self.pinned(interface, "steer")?;
         let no_link = |_netlink| BpfError::NoLink { interface: interface.into() };
         if let Ok(link) = PinnedLink::from_pin(&pin) {
@@ -112,7 +153,7 @@ impl Inline {
                 Ok(id) => {
                     let link = FdLink::try_from(program.take_link(id)?).map_err(no_link)?;
                     self.links.insert(pin.clone(), Held::pinned_already(link, interface, pin));
-                    return Ok(Placed::TakenOver);
+                    return Ok(());
                 }
                 Err(error) if errno(&error) == Some(Errno::ENOLINK) => self.sever(&pin)?,
                 Err(error) => return Err(error.into()),
@@ -122,7 +163,7 @@ impl Inline {
         let id = program.attach(interface, XdpMode::Driver)?;
         let link = FdLink::try_from(program.take_link(id)?).map_err(no_link)?;
         self.links.insert(pin.clone(), Held::pin(link, interface, pin)?);
-        Ok(Placed::Linked)
+        Ok(())
     }
 
     /// Pins the links and maps anew whose pins somebody has removed; tells how many those were. The programs were in
@@ -141,7 +182,7 @@ impl Inline {
             link.pin_again()?;
             mended += 1;
         }
-        Ok(mended)
+        Ok(mended + self.mend_filter_pins()?)
     }
 
     /// Where the link of a program to an interface is pinned; if it is ours already, it is pinned again where it has to
@@ -155,80 +196,90 @@ impl Inline {
     }
 
     /// Gives up a link that is attached to nothing.
-    fn sever(&mut self, pin: &Path) -> Result<(), BpfError> {
+    pub(super) fn sever(&mut self, pin: &Path) -> Result<(), BpfError> {
         self.links.remove(pin);
         remove(pin)
     }
 
-    /// Forgets the links to an interface that has gone.
+    /// Forgets the links and filters of an interface that has gone.
     ///
     /// # Errors
     ///
     /// A pin cannot be removed.
     pub fn forget_links(&mut self, ifindex: u32) -> Result<(), BpfError> {
-        of_interface(&self.pins, ifindex).try_for_each(|pin| self.sever(&pin))
+        let pins: Vec<PathBuf> = of_interface(&self.pins, ifindex).collect();
+        self.filters.retain(|pin, _| !pins.contains(pin));
+        pins.iter().try_for_each(|pin| self.sever(pin))
     }
 
-    fn pin(&self, interface: &str, program: &str) -> Result<PathBuf, BpfError> {
+    pub(super) fn pin(&self, interface: &str, program: &str) -> Result<PathBuf, BpfError> {
         let ifindex = if_nametoindex(interface)
             .map_err(|_errno| BpfError::NoSuchInterface { interface: interface.into() })?;
         Ok(self.pins.join(format!("{program}-{ifindex}")))
     }
 }
 
-/// As a filter of a clsact qdisc, for kernels without tcx.
-fn filter(program: &mut SchedClassifier, interface: &str, hook: Hook) -> Result<Placed, BpfError> {
-    match qdisc_add_clsact(interface) {
-        Ok(()) | Err(TcError::AlreadyAttached) => {}
-        Err(error) => return Err(ProgramError::from(error).into()),
-    }
-    // The lowest number comes first; the same number and handle again replace the filter in one step.
-    let options = NlOptions { priority: 1, handle: TcHandle::new(0, 1), ..NlOptions::default() };
-    let id = program.attach_with_options(interface, hook.side(), TcAttachOptions::Netlink(options))?;
-    // It stays when the process ends.
-    std::mem::forget(program.take_link(id)?);
-    Ok(Placed::Filter)
-}
-
-/// Where the links to an interface are pinned.
+/// Where the links to an interface are pinned, and what stands for its filters.
 fn of_interface(pins: &Path, ifindex: u32) -> impl Iterator<Item = PathBuf> + use<> {
     let programs = ["pod_in", "pod_out", "uplink_out", "reinject", "steer"];
-    programs.map(|program| pins.join(format!("{program}-{ifindex}"))).into_iter()
+    let links = programs.map(|program| pins.join(format!("{program}-{ifindex}"))).into_iter();
+    links.chain(filters::pins_of_interface(pins, ifindex))
 }
 
-/// Whether a pod's programs are pinned in `pins` for the interface with this index.
+/// What holds a pod's programs at the interface with this index, as far as pins in `pins` tell: `None` if one of them
+/// is not there.
 #[must_use]
-pub fn is_ours(pins: &Path, ifindex: u32) -> bool {
+pub fn held_by(pins: &Path, ifindex: u32) -> Option<By> {
     let is_link =
         |hook: Hook| PinnedLink::from_pin(pins.join(format!("{}-{ifindex}", hook.program()))).is_ok();
-    [Hook::PodIn, Hook::PodOut].into_iter().all(is_link)
+    let by = |hook| {
+        let filter = filters::is_ours(pins, hook, ifindex).then_some(By::Filter);
+        if is_link(hook) { Some(By::Link) } else { filter }
+    };
+    let [to, from] = [by(Hook::PodOut)?, by(Hook::PodIn)?];
+    Some(if to == from { to } else { By::Filter })
 }
 
 /// Removes what is pinned in `pins` for these interfaces of this network namespace, or all of it, with the directory,
-/// when none is named. Works without the process that pinned it. Returns what was removed.
+/// when none is named; and the filters that pins stand for, whose qdiscs stay. Works without the process that pinned
+/// it. Returns what was removed.
 ///
 /// # Errors
 ///
 /// When the directory cannot be read or a pin not removed; those before it are gone.
 pub fn remove_pins(pins: &Path, interfaces: &[&str]) -> Result<Vec<PathBuf>, BpfError> {
-    let failed = |source| BpfError::File { path: pins.into(), source };
+    let found = found(pins, interfaces)?;
+    found.iter().try_for_each(|pin| filters::remove(pin))?;
+    unpin(pins, interfaces)
+}
+
+/// As [`remove_pins`], and leaves filters in force: for a process that looks after them.
+///
+/// # Errors
+///
+/// As for [`remove_pins`].
+pub fn unpin(pins: &Path, interfaces: &[&str]) -> Result<Vec<PathBuf>, BpfError> {
+    let removed = found(pins, interfaces)?;
+    removed.iter().try_for_each(|pin| remove(pin))?;
+    if interfaces.is_empty() && pins.exists() {
+        std::fs::remove_dir(pins).map_err(|source| BpfError::File { path: pins.into(), source })?;
+    }
+    Ok(removed)
+}
+
+/// What is pinned for these interfaces, or at all.
+fn found(pins: &Path, interfaces: &[&str]) -> Result<Vec<PathBuf>, BpfError> {
     let found: Vec<PathBuf> = match std::fs::read_dir(pins) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect()),
     }
-    .map_err(failed)?;
+    .map_err(|source| BpfError::File { path: pins.into(), source })?;
     let named: Vec<PathBuf> = interfaces
         .iter()
         .filter_map(|name| if_nametoindex(*name).ok())
         .flat_map(|index| of_interface(pins, index))
         .collect();
-    let removed: Vec<PathBuf> =
-        found.into_iter().filter(|pin| interfaces.is_empty() || named.contains(pin)).collect();
-    removed.iter().try_for_each(|pin| remove(pin))?;
-    if interfaces.is_empty() {
-        std::fs::remove_dir(pins).map_err(failed)?;
-    }
-    Ok(removed)
+    Ok(found.into_iter().filter(|pin| interfaces.is_empty() || named.contains(pin)).collect())
 }
 
 pub(super) fn remove(pin: &Path) -> Result<(), BpfError> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::veth::frames::{IPV4, Mac, ethernet, ipv4, udp};
 use crate::veth::{Pins, Tap, ip, veth_named};
-use bpf::inline::{CachedFlow, Hook, Inline, Settings, Tap as PortOf};
+use bpf::inline::{Attach, CachedFlow, Hook, Inline, Settings, Tap as PortOf};
 use flow::{FlowKey, MacAddr, Protocol, Verdict};
 use nix::net::if_::if_nametoindex;
 
@@ -58,11 +58,15 @@ pub struct Node {
     pub friend: Tap,
     pub outside: Tap,
     sent: u32,
-    _pins: Pins,
+    pub pins: Pins,
 }
 
 impl Node {
     pub fn new() -> Self {
+        Self::attached(Attach::Auto)
+    }
+
+    pub fn attached(how: Attach) -> Self {
         for interface in ["pod", "friend", "uplink"] {
             veth_named(interface, &format!("{interface}-far"));
             ip(&format!("link set {interface} address 02:00:00:00:00:20"));
@@ -78,6 +82,7 @@ impl Node {
         }
         let pins = Pins::new();
         let mut programs = Inline::load(pins.dir(), 64).unwrap();
+        programs.attach_by(how);
         programs.set_settings(&SETTINGS).unwrap();
         let index = |name| if_nametoindex(name).unwrap();
         let gateway = MacAddr(OURS);
@@ -92,7 +97,7 @@ impl Node {
         let mut cache = programs.cache().unwrap();
         assert_eq!(cache.enter(&[flow(FRIEND, false), flow(ELSEWHERE, true)]), 0);
         let [pod, friend, outside] = ["pod-far", "friend-far", "uplink-far"].map(Tap::open);
-        Self { programs, pod, friend, outside, sent: 0, _pins: pins }
+        Self { programs, pod, friend, outside, sent: 0, pins }
     }
 
     /// Sends a datagram, and tells whether the node forwards it.
@@ -103,17 +108,44 @@ impl Node {
         dst: Ipv4Addr,
         to: fn(&Self) -> &Tap,
     ) -> bool {
-        self.sent += 1;
-        let datagram = udp(self.sent);
-        by(self).send(&ethernet(THEIRS, OURS, IPV4, &ipv4(src, dst, UDP, &datagram)));
+        let datagram = self.send(by, src, dst);
         let end = Instant::now() + Duration::from_millis(500);
         while let Some(left) = end.checked_duration_since(Instant::now()) {
-            // With one hop less: a raw socket sees what is sent as well.
             match to(self).receive(left) {
-                Some(frame) if frame.ends_with(&datagram) && frame[22] == 63 => return true,
+                Some(frame) if is_forwarded(&frame) && frame.ends_with(&datagram) => return true,
                 _ => {}
             }
         }
         false
     }
+
+    /// Sends datagrams, and tells how many the node has forwarded of these and those before.
+    pub fn forwarded(
+        &mut self,
+        by: fn(&Self) -> &Tap,
+        src: Ipv4Addr,
+        dst: Ipv4Addr,
+        to: fn(&Self) -> &Tap,
+        count: usize,
+    ) -> usize {
+        for _ in 0..count {
+            self.send(by, src, dst);
+        }
+        let patience = Duration::from_millis(20);
+        let seen = std::iter::from_fn(|| to(self).receive(patience));
+        seen.take(2 * count).filter(|frame| is_forwarded(frame)).count()
+    }
+
+    /// Sends a datagram that no other is like.
+    fn send(&mut self, by: fn(&Self) -> &Tap, src: Ipv4Addr, dst: Ipv4Addr) -> Vec<u8> {
+        self.sent += 1;
+        let datagram = udp(self.sent);
+        by(self).send(&ethernet(THEIRS, OURS, IPV4, &ipv4(src, dst, UDP, &datagram)));
+        datagram
+    }
+}
+
+/// With one hop less: a raw socket sees what is sent as well.
+fn is_forwarded(frame: &[u8]) -> bool {
+    frame.get(22) == Some(&63)
 }
