@@ -194,5 +194,10 @@ fn anothers_filter_in_our_place_is_named_and_left() {
             "{error}"
         );
         assert!(tc("filter show dev other ingress").contains("pod_in"));
+        // One of another kind.
+        tc("filter add dev other egress pref 1 protocol all u32 match u32 0 0 flowid 1:1");
+        let error = node.programs.attach("other", Hook::PodOut).unwrap_err().to_string();
+        assert!(error.contains("tc filter del dev other egress pref 1"), "{error}");
+        assert!(tc("filter show dev other egress").contains("u32"));
     });
 }

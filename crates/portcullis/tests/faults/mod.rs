@@ -70,6 +70,11 @@ impl Denied {
         self.before = self.stream.report();
     }
 
+    /// How many have arrived since.
+    pub(crate) fn through(&self) -> u64 {
+        self.stream.report().delivered - self.before.delivered
+    }
+
     /// None has arrived so far.
     #[track_caller]
     pub(crate) fn check(&self) {

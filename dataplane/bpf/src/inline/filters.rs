@@ -108,8 +108,7 @@ fn put(program: &mut SchedClassifier, interface: &str, hook: Hook) -> Result<boo
     let anew = match found {
         Some(Filter { program: id, .. }) if id == program.info()?.id() => return Ok(false),
         Some(Filter { name, .. }) if name != hook.program() => {
-            let (interface, program) = (interface.into(), name);
-            return Err(BpfError::FilterTaken { interface, side: hook.side_name(), program });
+            return Err(taken(interface, hook, name));
         }
         found => found.is_none(),
     };
@@ -122,7 +121,11 @@ fn put(program: &mut SchedClassifier, interface: &str, hook: Hook) -> Result<boo
         }
         let options =
             TcAttachOptions::Netlink(NlOptions { priority: PREFERENCE, handle, ..NlOptions::default() });
-        program.attach_with_options(interface, hook.side(), options)?
+        program.attach_with_options(interface, hook.side(), options).map_err(|error| match errno(&error) {
+            // Another kind of filter, or one for another protocol.
+            Some(Errno::EINVAL | Errno::EEXIST) => taken(interface, hook, "no program".to_owned()),
+            _ => error.into(),
+        })?
     } else {
         let there = SchedClassifierLink::attached(interface, hook.side(), PREFERENCE, handle, None)
             .map_err(|source| BpfError::Filter { interface: interface.into(), source })?;
@@ -131,6 +134,10 @@ fn put(program: &mut SchedClassifier, interface: &str, hook: Hook) -> Result<boo
     // It stays when the process ends.
     std::mem::forget(program.take_link(id)?);
     Ok(anew)
+}
+
+fn taken(interface: &str, hook: Hook, program: String) -> BpfError {
+    BpfError::FilterTaken { interface: interface.into(), side: hook.side_name(), program }
 }
 
 fn look(place: FilterPlace, interface: &str) -> Result<Option<Filter>, BpfError> {
