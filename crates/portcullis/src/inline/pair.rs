@@ -27,9 +27,9 @@ impl InlinePlane {
         let pair = self.mend_pair(links).await;
         // Whatever an administrator has set there: packets that are punted need it as it was.
         let settings = punt_pair::set_up(links.handle()).await;
-        let reinject = self.mend_reinject();
-        let pins = self.mend_pins();
-        self.tell(pair.and(settings).and(reinject).and(pins));
+        // A link that cannot be pinned is held, and cannot be looked at by its pin.
+        let programs = self.mend_pins().and_then(|()| self.mend_reinject());
+        self.tell(pair.and(settings).and(programs));
     }
 
     /// Makes the pair again where somebody has removed it. Until it is there, what would be punted is dropped.
