@@ -1,7 +1,7 @@
 //! Changes in, tables out.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use policy::model::{Cluster, Namespace, NetworkPolicy, Node, ObjectName, Pod};
 use table::{PolicyId, PolicyTable};
@@ -9,16 +9,8 @@ use table::{PolicyId, PolicyTable};
 use crate::budget::{Budget, Footprint, OverBudget};
 use crate::dirty::Marks;
 use crate::intake::Before;
+use crate::scope::Scope;
 use crate::state::{Spent, State};
-
-/// Whose connections the table judges.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Those of these pods. Other pods are peers only.
-    Pods(BTreeSet<ObjectName>),
-    /// Those of all pods.
-    AllPods,
-}
 
 /// What became of one object of the cluster. Objects are known by their names, pods by name and uid.
 #[derive(Clone, Debug, PartialEq)]
@@ -264,16 +256,6 @@ impl State {
             (bytes, Reverse(ObjectName::new(&**namespace, &*key.name)))
         });
         named.max().map(|(_, Reverse(name))| name)
-    }
-}
-
-impl Scope {
-    /// Whether the pods of this name are judged.
-    pub(crate) fn judges(&self, pod: &ObjectName) -> bool {
-        match self {
-            Self::Pods(judged) => judged.contains(pod),
-            Self::AllPods => true,
-        }
     }
 }
 

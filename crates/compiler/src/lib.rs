@@ -38,6 +38,7 @@ mod classes;
 mod cover;
 mod rows;
 mod dirty;
+mod scope;
 mod state;
 // What happens.
 mod intake;
@@ -49,4 +50,5 @@ mod budget;
 mod compiler;
 
 pub use budget::{Budget, Footprint, OverBudget};
-pub use compiler::{Change, Compiler, Scope, compile};
+pub use compiler::{Change, Compiler, compile};
+pub use scope::Scope;

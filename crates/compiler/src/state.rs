@@ -6,7 +6,6 @@ use table::{Draft, NodeId, PodId};
 
 use crate::budget::Footprint;
 use crate::classes::Classes;
-use crate::compiler::Scope;
 use crate::cover::Cover;
 use crate::dirty::Dirty;
 use crate::hosts::Hosts;
@@ -15,6 +14,7 @@ use crate::policies::{Policies, PolicyAt};
 use crate::population::{NodeAt, PodAt, Population};
 use crate::ports::Ports;
 use crate::rows::Rows;
+use crate::scope::Scope;
 use crate::words::Words;
 
 /// What was written, what follows from it, and what has yet to follow.

@@ -85,7 +85,7 @@ fn one(reader: &mut Reader<'_>, node: &Node, listed: Option<&str>, objects: &mut
             }
             Object::Namespace(Namespace { name, labels: reader.labels(metadata) })
         }
-        "Node" => leniently(reader, node, stored, |reader| Object::Node(node::read(reader, entries, name))),
+        "Node" => reader.leniently(node, stored, |reader| Object::Node(node::read(reader, entries, name))),
         "Pod" => {
             let name = ObjectName::new(namespace(reader, metadata), name);
             let labels = reader.labels(metadata);
@@ -93,7 +93,7 @@ fn one(reader: &mut Reader<'_>, node: &Node, listed: Option<&str>, objects: &mut
         }
         _ => {
             let name = ObjectName::new(namespace(reader, metadata), name);
-            leniently(reader, node, stored, |reader| {
+            reader.leniently(node, stored, |reader| {
                 network_policy::passed_over(reader, |reader| {
                     reader.only(metadata, &network_policy::METADATA, None);
                     check_labels(reader, metadata);
@@ -103,23 +103,6 @@ fn one(reader: &mut Reader<'_>, node: &Node, listed: Option<&str>, objects: &mut
         }
     };
     objects.push(Item { object, origin });
-}
-
-/// Reads parts of an object; of a stored one, what is not understood is told and matches nothing.
-pub(crate) fn leniently<T>(
-    reader: &mut Reader<'_>,
-    root: &Node,
-    stored: bool,
-    read: impl FnOnce(&mut Reader<'_>) -> T,
-) -> T {
-    if stored {
-        reader.begin_stored();
-    }
-    let read = read(reader);
-    if stored {
-        reader.end_stored(root);
-    }
-    read
 }
 
 /// Whether an API server stored the object: these fields are written by nobody else, and sent back empty or null by

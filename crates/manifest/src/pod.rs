@@ -3,7 +3,6 @@
 use flow::{Address, Protocol};
 use policy::model::{Labels, NamedPort, ObjectName, Phase, Pod};
 
-use crate::object::leniently;
 use crate::ports;
 use crate::reader::{Entries, Reader, get};
 use crate::tree::Node;
@@ -22,7 +21,7 @@ pub(crate) fn read(
     let status = get(object, "status").and_then(|node| reader.mapping(node, "`status`")).unwrap_or_default();
     let addresses = addresses(reader, status);
     let host_network = get(spec, "hostNetwork").and_then(|node| reader.boolean(node, "`hostNetwork`"));
-    leniently(reader, root, stored, |reader| Pod {
+    reader.leniently(root, stored, |reader| Pod {
         name,
         uid: text(reader, metadata, "uid"),
         labels,

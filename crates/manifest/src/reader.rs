@@ -1,6 +1,6 @@
 //! Typed access to nodes: each accessor answers, or says in place what is wrong and answers nothing.
 //!
-//! Between [`Reader::begin_stored`] and [`Reader::end_stored`] a fault is a warning with the path of its field, and
+//! Within [`Reader::leniently`] a fault in a stored object is a warning with the path of its field, and
 //! the [`item`](Reader::item) around it has no answer: what reads the item then takes what allows least.
 
 use std::collections::HashMap;
@@ -50,14 +50,20 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// From here on faults are warnings: an API server took this object.
-    pub(crate) const fn begin_stored(&mut self) {
-        self.stored = true;
+    /// Reads parts of an object, `root`. In one that an API server took, a `stored` one, what is not understood is told
+    /// and matches nothing.
+    pub(crate) fn leniently<T>(&mut self, root: &Node, stored: bool, read: impl FnOnce(&mut Self) -> T) -> T {
+        self.stored |= stored;
+        let read = read(self);
+        if stored {
+            self.stored = false;
+            self.tell_paths(root);
+        }
+        read
     }
 
-    /// Ends what [`begin_stored`](Self::begin_stored) began. `root` is the object, in which the paths begin.
-    pub(crate) fn end_stored(&mut self, root: &Node) {
-        self.stored = false;
+    /// Names the fields of what was told without.
+    fn tell_paths(&mut self, root: &Node) {
         let pathless = std::mem::take(&mut self.pathless);
         if !pathless.is_empty() {
             self.name_paths(root, &mut String::new(), &pathless);

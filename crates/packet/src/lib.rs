@@ -32,11 +32,14 @@
 //! TCP options; and any judgement of addresses beyond "no IPv4-mapped address travels on a wire": whether a
 //! source may enter through a port is the port guard's question, which [`flow::Address`] helps to ask.
 
-mod packet;
+mod parse;
 mod fast;
+mod ethernet;
 mod ipv4;
 mod ipv6;
 mod icmp;
+mod later;
+mod packet;
 mod fragment;
 mod checksum;
 
@@ -45,5 +48,6 @@ pub mod neighbour;
 pub mod rewrite;
 
 pub use checksum::l4_checksum_ok;
-pub use fragment::{Datagram, Fragment, LaterFragment};
+pub use fragment::{Datagram, Fragment};
+pub use later::LaterFragment;
 pub use packet::{Kind, Packet, TcpFlags};

@@ -1,10 +1,8 @@
 //! One parsed packet: where its headers are and what they say.
 
-use etherparse::{TcpHeaderSlice, UdpHeader, UdpHeaderSlice};
-use flow::{Address, DropReason, Endpoint, FlowKey, MacAddr, Protocol};
+use flow::{Address, FlowKey, MacAddr, Protocol};
 
-use crate::fragment::{Fragment, may_be_fragmented};
-use crate::{fast, icmp, ipv4, ipv6};
+use crate::fragment::{Datagram, Fragment};
 
 /// The length of an untagged Ethernet header, in bytes.
 pub(crate) const ETHERNET: usize = 14;
@@ -130,129 +128,18 @@ pub(crate) struct Layer3 {
     pub(crate) ip_len: usize,
 }
 
-/// An Ethernet header, and what follows it.
-pub(crate) struct Ethernet<'f> {
-    pub(crate) dst: MacAddr,
-    pub(crate) src: MacAddr,
-    ethertype: [u8; 2],
-    rest: &'f [u8],
-}
-
-/// Reads the header that the frame begins with.
-pub(crate) fn ethernet(frame: &[u8]) -> Result<Ethernet<'_>, DropReason> {
-    let (header, rest) = frame.split_first_chunk::<ETHERNET>().ok_or(DropReason::Truncated)?;
-    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
-    let (dst, src) = (MacAddr([d0, d1, d2, d3, d4, d5]), MacAddr([s0, s1, s2, s3, s4, s5]));
-    Ok(Ethernet { dst, src, ethertype: [t0, t1], rest })
-}
-
-impl Ethernet<'_> {
-    /// Reads the IP header behind it.
-    pub(crate) fn layer3(&self) -> Result<Layer3, DropReason> {
-        match self.ethertype {
-            ETHERTYPE_IPV4 => ipv4::read(self.rest),
-            ETHERTYPE_IPV6 => ipv6::read(self.rest),
-            ethertype => Err(not_ip(ethertype)),
-        }
-    }
-}
-
 impl Packet {
-    /// Reads one frame, from its Ethernet header on. Bytes behind the IP packet are padding and ignored.
-    ///
-    /// ARP is an [`UnknownEthertype`](DropReason::UnknownEthertype) here: what the guard lets pass of it,
-    /// [`Arp::parse`](crate::neighbour::Arp::parse) tells on the cold path. A later fragment is a
-    /// [`FragmentUnmatched`](DropReason::FragmentUnmatched), and
-    /// [`LaterFragment::parse`](crate::LaterFragment::parse) tells of which datagram.
-    ///
-    /// # Errors
-    ///
-    /// The reason why the frame is not a packet that rules can be applied to: one of `Truncated`,
-    /// `VlanTagged`, `UnknownEthertype`, `IpInvalid`, `Ipv6ExtInvalid`, `FragmentInvalid`, `FragmentTiny`,
-    /// `FragmentUnmatched`, `L4Truncated`, or `IcmpUnrelated` for an ICMP error whose quote cannot be a packet
-    /// of the one it is sent to.
-    #[inline]
-    pub fn parse(frame: &[u8]) -> Result<Self, DropReason> {
-        match fast::read(frame) {
-            Some(packet) => Ok(packet),
-            None => Self::parse_slowly(frame),
-        }
-    }
-
-    /// The slow lane alone, by etherparse: it says of every frame what [`parse`](Self::parse) says. For tests that
-    /// hold one lane against the other.
-    ///
-    /// # Errors
-    ///
-    /// The same.
-    #[cold]
-    #[inline(never)]
-    pub fn parse_slowly(frame: &[u8]) -> Result<Self, DropReason> {
-        let ethernet = ethernet(frame)?;
-        let l3 = ethernet.layer3()?;
-        if l3.fragment.is_some_and(|fragment| !fragment.is_first()) {
-            return Err(DropReason::FragmentUnmatched);
-        }
-        let l4 = ethernet.rest.get(l3.header_len..l3.ip_len).ok_or(DropReason::IpInvalid)?;
-        let (src_port, dst_port, kind) = layer4(&l3, l4)?;
-        if l3.fragment.is_some() && !may_be_fragmented(kind) {
-            return Err(DropReason::FragmentInvalid);
-        }
-        Ok(Self {
-            eth_dst: ethernet.dst,
-            eth_src: ethernet.src,
-            key: FlowKey {
-                src: Endpoint { address: l3.src, port: src_port },
-                dst: Endpoint { address: l3.dst, port: dst_port },
-                protocol: l3.protocol,
-            },
-            kind,
-            fragment: l3.fragment,
-            l3_offset: ETHERNET as u16,
-            l4_offset: (ETHERNET + l3.header_len) as u16,
-            ip_len: l3.ip_len as u32,
-            ttl: l3.ttl,
-        })
+    /// Of which datagram this is a fragment; `None` for a whole packet.
+    #[must_use]
+    pub fn datagram(&self) -> Option<Datagram> {
+        let (src, dst) = (self.key.src.address, self.key.dst.address);
+        self.fragment.map(|fragment| Datagram::new(src, dst, fragment.id, self.key.protocol))
     }
 
     /// Where the layer-4 header and payload are in the frame.
     #[must_use]
     pub const fn l4_range(&self) -> core::ops::Range<usize> {
         self.l4_offset as usize..self.l3_offset as usize + self.ip_len as usize
-    }
-}
-
-/// Why a frame that is not IP goes no further. Below 0x600 the field is the length of an 802.3 frame.
-fn not_ip(ethertype: [u8; 2]) -> DropReason {
-    if VLAN_TAGS.contains(&ethertype) { DropReason::VlanTagged } else { DropReason::UnknownEthertype }
-}
-
-/// The ports and the kind of a packet whose layer 4 is `l4`, or begins with it in a first fragment.
-fn layer4(l3: &Layer3, l4: &[u8]) -> Result<(u16, u16, Kind), DropReason> {
-    const TRUNCATED: DropReason = DropReason::L4Truncated;
-    match l3.protocol {
-        Protocol::TCP => {
-            let header = TcpHeaderSlice::from_slice(l4).ok().ok_or(TRUNCATED)?;
-            let flags = TcpFlags(header.slice()[13]);
-            Ok((header.source_port(), header.destination_port(), Kind::Tcp(flags)))
-        }
-        Protocol::UDP => {
-            let header = UdpHeaderSlice::from_slice(l4).ok().ok_or(TRUNCATED)?;
-            let length = usize::from(header.length());
-            if length < UdpHeader::LEN || (length > l4.len() && l3.fragment.is_none()) {
-                return Err(TRUNCATED);
-            }
-            Ok((header.source_port(), header.destination_port(), Kind::Udp))
-        }
-        Protocol::SCTP => {
-            let (header, chunks) = l4.split_first_chunk::<12>().ok_or(TRUNCATED)?;
-            const INIT: u8 = 1;
-            let (src, dst) = ports(header.first_chunk().ok_or(TRUNCATED)?);
-            Ok((src, dst, Kind::Sctp { init: chunks.first() == Some(&INIT) }))
-        }
-        Protocol::ICMP if l3.src.is_v4() => icmp::read_v4(l3, l4),
-        Protocol::ICMPV6 if l3.src.is_v6() => icmp::read_v6(l3, l4),
-        _ => Ok((0, 0, Kind::Other)),
     }
 }
 

@@ -3,7 +3,6 @@
 //! Nil and empty die at the door: `manifest` (and later the API conversion) decide what an absent, null or
 //! empty field means, and past it no type can express the difference.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,10 +10,8 @@ use std::sync::Arc;
 use flow::{Address, Protocol};
 use ipnet::IpNet;
 
+pub use crate::selector::Labels;
 use crate::selector::Selector;
-
-/// Labels of a pod or a namespace.
-pub type Labels = BTreeMap<String, String>;
 
 /// Where an object or a rule was written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,6 +1,9 @@
-//! Label selectors.
+//! Labels, and what selects by them.
 
-use crate::model::Labels;
+use std::collections::BTreeMap;
+
+/// Labels of a pod or a namespace.
+pub type Labels = BTreeMap<String, String>;
 
 /// A label selector: all requirements must hold. None: everything matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use table::PolicyTable;
 
 use crate::cache::Cache;
 use crate::connections::hash::Words;
-use crate::departure::{depart, discard, next_hop};
+use crate::departure::{depart, next_hop};
+use crate::ends::{Way, discard};
 use crate::events::{Event, Events};
 use crate::flows::{Effect, Flows, Millis, Pass, Question, Standing, is_steady};
 use crate::fragments::Fragments;
@@ -16,7 +17,6 @@ use crate::io::{PacketIo, Slot};
 use crate::ledger::Ledger;
 use crate::notices::Notices;
 use crate::segment::{Arrival, Numbers};
-use crate::shared::Shared;
 use crate::wiring::{Hop, PortId, PriorityTags, Wiring};
 
 /// The most frames that are handled together.
@@ -41,18 +41,6 @@ pub(crate) struct Burst<Frame> {
     fragmented: bool,
     fragments: Fragments,
     notices: Notices,
-}
-
-/// What the way of a burst's frames depends on, beside the frames.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Way<'a> {
-    /// The worker that has the burst.
-    pub(crate) me: usize,
-    /// The port by which it came, and its slot.
-    pub(crate) arrival: (PortId, Slot),
-    pub(crate) wiring: &'a Wiring,
-    pub(crate) shared: &'a Shared,
-    pub(crate) now: Millis,
 }
 
 impl<Frame> Burst<Frame> {

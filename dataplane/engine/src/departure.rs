@@ -1,15 +1,15 @@
-//! What becomes of a frame once it is decided: it leaves by a port as a router's, or it goes nowhere and is counted.
+//! Out of the house: an allowed frame becomes what a router sends, and goes to its port.
 
 use flow::DropReason;
 use packet::Packet;
 use packet::icmp_error::IcmpError;
 
-use crate::burst::Way;
+use crate::ends::{Way, transmit};
 use crate::events::{Event, Events};
-use crate::io::{PacketIo, Slot};
+use crate::io::PacketIo;
 use crate::ledger::Ledger;
 use crate::notices::Notices;
-use crate::wiring::{Hop, Port, PortId, Wiring};
+use crate::wiring::{Hop, Port, Wiring};
 
 /// Where an allowed packet goes next.
 pub(crate) fn next_hop(packet: &Packet, wiring: &Wiring, events: &Events) -> Result<Hop, DropReason> {
@@ -69,27 +69,4 @@ pub(crate) fn depart<Io: PacketIo>(
     } else {
         refuse(io, frame, DropReason::HandoffFull, ledger);
     }
-}
-
-/// Queues a frame on a port of this worker, or counts why not.
-pub(crate) fn transmit<Io: PacketIo>(
-    io: &mut Io,
-    slot: Slot,
-    port: PortId,
-    frame: Io::Frame,
-    ledger: &mut Ledger,
-) {
-    match io.transmit(slot, frame) {
-        Ok(()) => ledger.tally.tx += 1,
-        Err(frame) => {
-            ledger.drop_frame(io.bytes(&frame), DropReason::TxRingFull, Some(port));
-            io.recycle(frame);
-        }
-    }
-}
-
-/// Counts a frame that goes nowhere, and takes it back.
-pub(crate) fn discard<Io: PacketIo>(io: &mut Io, frame: Io::Frame, reason: DropReason, ledger: &mut Ledger) {
-    ledger.drop_frame(io.bytes(&frame), reason, None);
-    io.recycle(frame);
 }

@@ -11,9 +11,9 @@
 //! ```
 //!
 //! Read in this order: [`io`] says where frames come from, [`wiring`] which port leads where,
-//! [`worker::Worker::turn`] is the loop, `burst.rs` its stages, `departure.rs` their ends. The engine is generic over [`io::PacketIo`]:
-//! on a node that is AF_XDP, in tests it is [`loopback`]. It knows nothing of Kubernetes, and its time is an
-//! argument.
+//! [`worker::Worker::turn`] is the loop, `burst.rs` its stages, `departure.rs` the last of them. The engine is
+//! generic over [`io::PacketIo`]: on a node that is AF_XDP, in tests it is [`loopback`]. It knows nothing of
+//! Kubernetes, and its time is an argument.
 
 pub mod io;
 pub mod loopback;
@@ -22,6 +22,7 @@ pub mod worker;
 pub mod inline;
 mod burst;
 mod departure;
+mod ends;
 mod notices;
 mod fragments;
 pub mod shared;

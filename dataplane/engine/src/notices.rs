@@ -5,9 +5,8 @@ use flow::DropReason;
 use packet::Packet;
 use packet::icmp_error::{self, IcmpError, LONGEST};
 
-use crate::burst::Way;
 use crate::clock::Millis;
-use crate::departure::transmit;
+use crate::ends::{Way, transmit};
 use crate::io::PacketIo;
 use crate::ledger::Ledger;
 use crate::wiring::PortId;

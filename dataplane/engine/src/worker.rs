@@ -6,10 +6,10 @@ use flow::DropReason;
 use table::PolicyTable;
 use table::Reader;
 
-use crate::burst::{BURST, Burst, Way};
+use crate::burst::{BURST, Burst};
 use crate::cache::Cache;
 use crate::counters::{Counters, Tally};
-use crate::departure::transmit;
+use crate::ends::{Way, transmit};
 use crate::flows::Millis;
 use crate::io::{PacketIo, Slot};
 use crate::ledger::Ledger;

@@ -11,8 +11,10 @@ use policy::model::{Labels, ObjectName};
 use super::executor::Question;
 use super::format::Family;
 use super::plan::{Expected, Who};
-use super::run::MAX_QUESTIONS;
 use crate::offline::{Families, Offline, routes};
+
+/// Most connections of one step: all pairs of a thousand pods, in both families.
+pub(super) const MAX_QUESTIONS: usize = 2_000_000;
 
 /// Who is where in one step.
 pub(super) struct Places<'a> {

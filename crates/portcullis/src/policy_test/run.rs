@@ -9,14 +9,12 @@ use policy::model::Cluster;
 use table::{PolicyTable, Side};
 
 use super::executor::{Answer, Executor, Question};
-use super::expand::Places;
+use super::expand::{MAX_QUESTIONS, Places};
 use super::plan::{Expected, Test};
 use super::state::State;
 use crate::exit::{Failure, system};
 use crate::offline::{Offline, PortSpec, key};
 
-/// Most connections of one step: all pairs of a thousand pods, in both families.
-pub(super) const MAX_QUESTIONS: usize = 2_000_000;
 /// Most connections of one run.
 const MAX_ASKED: usize = 20_000_000;
 /// Most objects of all clusters of one run, step by step.
