@@ -154,17 +154,23 @@ pub(crate) fn outside(hosts: &[IpAddr], node: &[IpAddr], pods: &[IpAddr]) -> Str
     for address in node {
         line(&mut batch, format_args!("route add {} dev eth0", host_route(address)));
     }
+    batch + &by_the_node(pods, node)
+}
+
+/// The outside's routes to addresses that it reaches by the node.
+pub(crate) fn by_the_node(addresses: &[IpAddr], node: &[IpAddr]) -> String {
+    let mut batch = String::new();
     let [v4, _] = sources(node);
-    for address in pods {
+    for address in addresses {
+        let prefix = host_route(address);
         match (address, v4) {
             (IpAddr::V6(_), _) => {
-                let prefix = host_route(address);
-                line(&mut batch, format_args!("route add {prefix} via {NODE_LINK_LOCAL} dev eth0"));
+                line(&mut batch, format_args!("route replace {prefix} via {NODE_LINK_LOCAL} dev eth0"));
             }
             (IpAddr::V4(_), Some(via)) => {
-                line(&mut batch, format_args!("route add {} via {via} dev eth0 onlink", host_route(address)));
+                line(&mut batch, format_args!("route replace {prefix} via {via} dev eth0 onlink"));
             }
-            // A node without IPv4 has no next hop for the pods' IPv4.
+            // A node without IPv4 has no next hop for their IPv4.
             (IpAddr::V4(_), None) => {}
         }
     }

@@ -6,15 +6,17 @@
 mod iptables;
 mod nftables;
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 
 use crate::error::Error;
+use crate::links;
 use crate::netns::Namespace;
 use crate::node::Lab;
 use crate::probe::Transport;
-use crate::topology::Family;
+use crate::topology::{Family, Place};
 
 /// One port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +67,8 @@ macro_rules! rule {
 use rule;
 
 impl Lab {
-    /// Has the node translate connections to these Services, and to no others from before.
+    /// Has the node translate connections to these Services, and to no others from before. The outside reaches their
+    /// addresses by the node.
     ///
     /// # Errors
     /// Without the tools that write the rules, or when the kernel refuses them.
@@ -86,7 +89,9 @@ impl Lab {
                 }
             }
         }
-        Ok(())
+        let addresses: BTreeSet<IpAddr> = services.iter().map(|service| service.address).collect();
+        let node = self.topology().addresses(&Place::Node);
+        links::ip(self.outside(), &links::by_the_node(&Vec::from_iter(addresses), &node))
     }
 }
 

@@ -115,6 +115,19 @@ pub struct TestArgs {
     /// The mode of the agent in the lab.
     #[arg(long, value_enum, default_value_t = Mode::Router, requires = "lab")]
     pub mode: Mode,
+
+    /// The addresses at which pods are asked in the lab.
+    #[arg(long, value_enum, default_value_t = By::Address, requires = "lab")]
+    pub by: By,
+}
+
+/// At which address `portcullis test --lab` asks a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// Its own.
+    Address,
+    /// That of a Service of its own, which the node translates as kube-proxy would; needs `--mode inline`.
+    ClusterIp,
 }
 
 /// How `portcullis test` prints its result.

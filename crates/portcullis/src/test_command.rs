@@ -3,8 +3,10 @@
 use std::io::{self, Write};
 
 use anyhow::anyhow;
+use lab::RulesOf;
 
-use crate::cli::{TestArgs, TestOutput};
+use crate::cli::{By, TestArgs, TestOutput};
+use crate::config::Mode;
 use crate::exit::{self, Failure, system, usage};
 use crate::policy_test::on_lab::OnLab;
 use crate::policy_test::paper::Paper;
@@ -31,7 +33,7 @@ pub fn run(args: &TestArgs) -> Result<u8, Failure> {
         TestOutput::Json | TestOutput::Junit => Ok(()),
     };
     let outcomes = if args.lab {
-        let mut lab = OnLab::new(&std::env::current_exe().map_err(system)?, args.mode);
+        let mut lab = on_lab(args)?;
         let outcomes = suite.run(&mut lab, told);
         let down = lab.down();
         let outcomes = outcomes?;
@@ -47,6 +49,18 @@ pub fn run(args: &TestArgs) -> Result<u8, Failure> {
     };
     io::stdout().lock().write_all(end.as_bytes()).map_err(system)?;
     Ok(if outcomes.iter().all(Outcome::passed) { exit::OK } else { exit::FINDINGS })
+}
+
+fn on_lab(args: &TestArgs) -> Result<OnLab, Failure> {
+    let binary = std::env::current_exe().map_err(system)?;
+    match (args.by, args.mode) {
+        (By::Address, mode) => Ok(OnLab::new(&binary, mode)),
+        (By::ClusterIp, Mode::Inline) => Ok(OnLab::by_cluster_ip(&binary, RulesOf::Nftables)),
+        (By::ClusterIp, mode) => {
+            let why = format!("no cluster IP is translated in mode {mode}: add `--mode inline`");
+            Err(usage(anyhow!(why)))
+        }
+    }
 }
 
 /// The faults, with the lines that they are about.

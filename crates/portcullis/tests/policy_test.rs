@@ -288,6 +288,20 @@ fn what_does_not_fit_is_told_at_its_place_before_anything_runs() {
     }
 }
 
+#[test]
+fn what_no_lab_can_do_is_refused_before_one_is_built() {
+    let folder = folder(&format!("{HEAD}expect: [{{from: x/a, to: x/b, ports: 80, verdict: allow}}]\n"));
+    for (options, told) in [
+        (&["--by", "cluster-ip"][..], "--lab"),
+        (&["--mode", "inline"], "--lab"),
+        (&["--lab", "--by", "cluster-ip"], "no cluster IP is translated in mode router: add `--mode inline`"),
+    ] {
+        let run = run(folder.path(), &[options, &["t.yaml"]].concat());
+        assert_eq!(run.code, Some(2), "{options:?}: {}", run.err);
+        assert!(run.err.contains(told) && run.out.is_empty(), "{options:?}: {}{}", run.err, run.out);
+    }
+}
+
 /// Bounded in time, a clear error, exit code 2.
 #[test]
 fn hostile_files_are_refused() {

@@ -3,18 +3,21 @@
 //! One agent lives through all tests of the same pods, and meets each step as a change of the step before: what
 //! it enforces then must not depend on how it came there.
 
+mod cluster_ips;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use flow::{Address, Protocol, Verdict};
-use lab::{Host, Lab, Outcome, Place, Probe, Servers, Topology, Transport, manifests, probe_all};
+use lab::{Host, Lab, Outcome, Place, Probe, RulesOf, Servers, Topology, Transport, manifests, probe_all};
 use policy::model::{Cluster, Labels, Namespace};
 use policy::{Connection, evaluate};
 
+use self::cluster_ips::ClusterIps;
 use super::executor::{Answer, Executor, Question};
 use crate::config::Mode;
 use crate::exit::{Failure, system};
@@ -34,6 +37,7 @@ const GENERATION: &str = "portcullis_table_generation";
 pub struct OnLab {
     binary: PathBuf,
     mode: Mode,
+    rules: Option<RulesOf>,
     standing: Option<Standing>,
 }
 
@@ -41,7 +45,14 @@ impl OnLab {
     /// The lab comes up with the first step; `binary` is the agent that enforces in it, in this mode.
     #[must_use]
     pub fn new(binary: &Path, mode: Mode) -> Self {
-        Self { binary: binary.to_owned(), mode, standing: None }
+        Self { binary: binary.to_owned(), mode, rules: None, standing: None }
+    }
+
+    /// The same in inline mode, where connections to pods go to cluster IPs: each pod has a Service of its own, which
+    /// the node translates by these rules. Connections to others go to their addresses.
+    #[must_use]
+    pub fn by_cluster_ip(binary: &Path, rules: RulesOf) -> Self {
+        Self { binary: binary.to_owned(), mode: Mode::Inline, rules: Some(rules), standing: None }
     }
 
     /// Takes the lab down; nothing of it stays.
@@ -72,7 +83,7 @@ impl Executor for OnLab {
                 .standing
                 .take()
                 .map_or(Ok(()), Standing::down)
-                .and_then(|()| Standing::up(&self.binary, self.mode, cluster))
+                .and_then(|()| Standing::up(&self.binary, self.mode, self.rules, cluster))
                 .map(|standing| self.standing = Some(standing)),
         };
         outcome.map_err(system)
@@ -105,16 +116,19 @@ struct Standing {
     home: AgentHome,
     agent: Option<LabAgent>,
     places: BTreeMap<IpAddr, Place>,
+    cluster_ips: Option<ClusterIps>,
     servers: BTreeMap<Place, (BTreeSet<u16>, Servers)>,
     step: u64,
 }
 
 impl Standing {
-    fn up(binary: &Path, mode: Mode, cluster: &Cluster) -> Result<Self> {
+    fn up(binary: &Path, mode: Mode, rules: Option<RulesOf>, cluster: &Cluster) -> Result<Self> {
         let topology = topology(&Lab::unique(), cluster);
         let lab = Lab::up(&topology)?;
         let folder = std::env::temp_dir().join(format!("portcullis-{}", lab.name()));
-        let home = AgentHome::new(&folder, binary, &lab, true, &format!("mode: {mode}\n"))?;
+        let cluster_ips = rules.map(|rules| ClusterIps::new(rules, &topology));
+        let services = cluster_ips.as_ref().map(|_| ClusterIps::settings()).unwrap_or_default();
+        let home = AgentHome::new(&folder, binary, &lab, true, &format!("mode: {mode}\n{services}"))?;
         let addresses =
             |place: Place| topology.addresses(&place).into_iter().map(move |it| (it, place.clone()));
         let mut standing = Self {
@@ -125,6 +139,7 @@ impl Standing {
             home,
             agent: None,
             places: topology.places().into_iter().flat_map(addresses).collect(),
+            cluster_ips,
             servers: BTreeMap::new(),
             step: 0,
             lab,
@@ -171,7 +186,10 @@ impl Standing {
         let mut odd = None;
         let owners = self.cluster.owners();
         for (at, Question { connection, .. }) in questions.iter().enumerate() {
-            match why_not(connection).or_else(|| self.elsewhere(&owners, connection)) {
+            let why = why_not(connection)
+                .or_else(|| self.is_taken(connection))
+                .or_else(|| self.elsewhere(&owners, connection));
+            match why {
                 Some(why) => answers[at] = Some(Answer::Untried(why.to_owned())),
                 None => open.push(at),
             }
@@ -214,6 +232,14 @@ impl Standing {
         }
         self.places.extend(missing.iter().map(|address| (*address, Place::outside(address.to_string()))));
 
+        if let Some(cluster_ips) = &mut self.cluster_ips {
+            let asked = connections.clone().filter_map(|connection| {
+                let to = SocketAddr::new(connection.dst.ip(), connection.port);
+                Some((to, transport(connection.protocol)?))
+            });
+            cluster_ips.serve(&self.lab, asked)?;
+        }
+
         let mut wanted: BTreeMap<Place, BTreeSet<u16>> = BTreeMap::new();
         for connection in connections {
             let place = self.place(connection.dst.ip())?;
@@ -231,6 +257,12 @@ impl Standing {
             }
         }
         Ok(())
+    }
+
+    /// Where connections are tried by cluster IP, those are nobody's own.
+    fn is_taken(&self, connection: &Connection) -> Option<&'static str> {
+        let taken = [connection.src, connection.dst].into_iter().any(|end| ClusterIps::take(end.ip()));
+        (self.cluster_ips.is_some() && taken).then_some("an address is in the network of the cluster IPs")
     }
 
     /// A pod's own node is where its port is, which the lab has in one place only.
@@ -253,10 +285,16 @@ impl Standing {
         let transport = transport(connection.protocol);
         Ok(Probe {
             from: self.place(connection.src.ip())?.clone(),
-            to: connection.dst.ip(),
+            to: self.asked_at(connection),
             port: connection.port,
             transport: transport.with_context(|| format!("no probe speaks {}", connection.protocol))?,
         })
+    }
+
+    /// The address at which whom a connection is for is asked.
+    fn asked_at(&self, connection: &Connection) -> IpAddr {
+        let own = connection.dst.ip();
+        self.cluster_ips.as_ref().map_or(own, |cluster_ips| cluster_ips.stand_for(own))
     }
 
     /// What an outcome says of policy. Enforcement drops in silence, and nobody answers for another, so all else
@@ -267,7 +305,12 @@ impl Standing {
             outcome if outcome.reached(self.place(connection.dst.ip())?) => Verdict::Allow,
             _ => return Ok(None),
         };
-        Ok(Some(Answer::Verdict { verdict, seen: outcome.to_string() }))
+        let asked_at = self.asked_at(connection);
+        let seen = match asked_at == connection.dst.ip() {
+            true => outcome.to_string(),
+            false => format!("{outcome}, asked at {asked_at}"),
+        };
+        Ok(Some(Answer::Verdict { verdict, seen }))
     }
 
     fn down(self) -> Result<()> {

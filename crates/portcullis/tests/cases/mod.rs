@@ -65,12 +65,22 @@ pub(crate) fn all(way: &str, executor: &mut dyn Executor) -> Vec<(&'static str, 
     folders
 }
 
+/// The binary that enforces in a lab.
+pub(crate) fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_portcullis"))
+}
+
 /// Runs all cases on packets; what no host can send or answer is told apart.
-#[expect(clippy::print_stdout, reason = "what was not tried is said")]
 pub(crate) fn on_real_packets(mode: Mode) {
-    let mut on_lab = OnLab::new(Path::new(env!("CARGO_BIN_EXE_portcullis")), mode);
+    let mut on_lab = OnLab::new(binary(), mode);
     let folders = all(&format!("on real packets ({mode})"), &mut on_lab);
     on_lab.down().expect("nothing stays");
+    are_untried_on_paper(&folders);
+}
+
+/// What was not tried on packets is what no host can send or answer.
+#[expect(clippy::print_stdout, reason = "what was not tried is said")]
+pub(crate) fn are_untried_on_paper(folders: &[(&str, Vec<Outcome>)]) {
     let mut untried = Vec::new();
     for outcome in folders.iter().flat_map(|(_, outcomes)| outcomes) {
         for (question, why) in &outcome.untried {
