@@ -5,6 +5,7 @@
 //! the kernel carries already are in the connection table, before the first pod's port gets its programs. A
 //! predecessor's programs go on meanwhile.
 
+mod numbers;
 mod pair;
 mod plane;
 mod ports;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use bpf::inline::{Hook, Inline, Settings, VerdictCache};
+use bpf::inline::{CachedFlow, Hook, Inline, MAX_PORTS, Settings, VerdictCache};
 use engine::inline::Judge;
 use engine::io::Slot;
 use engine::shared::{Owner, Shared};
@@ -35,12 +36,13 @@ use crate::admin::snapshot::Repairs;
 use crate::config::{self, Config};
 use crate::dataplane::{packet_memory, recovery_window};
 use crate::interface::InterfaceName;
-use crate::links::NodeLinks;
+use crate::links::{NodeLinks, NodeView};
 use crate::plane::Beginning;
 use crate::workers::Workers;
+use numbers::Numbers;
 use ports::{Hooks, Port};
 use upkeep::Round;
-use verdicts::{Base, KernelSide, Quota, number, port};
+use verdicts::{Base, KernelSide, Quota};
 
 /// Punts in a second, and at once, of what a pod sends, of what goes to it, and of what it sends out of the node: below
 /// what one worker judges, and what its ring holds.
@@ -80,6 +82,7 @@ pub struct InlinePlane {
     ails: bool,
     cache: VerdictCache,
     quota: Arc<Quota>,
+    numbers: Arc<Numbers>,
     base: Base,
     /// By [`PortId`].
     ports: Vec<Port>,
@@ -106,22 +109,14 @@ impl InlinePlane {
         let quota = Arc::new(Quota::new(interfaces.len(), capacity(config)));
         let mut workers = Workers::none();
 
-        // Ports are numbered as the configuration lists them, which may have changed: what the kernel knows under the
-        // number that another port had is told to the connection table, and forgotten.
-        let indices: Vec<_> = interfaces.iter().map(|interface| view.index(interface)).collect();
-        let position = |ifindex: u32| indices.iter().position(|index| *index == Some(ifindex));
-        let mut before = HashMap::new();
-        for (ifindex, tap) in programs.taps()? {
-            match position(ifindex) {
-                Some(n) => drop(before.insert(tap.id, PortId(n as u16))),
-                None => programs.remove_tap(ifindex, tap.id)?,
-            }
-        }
+        let numbers = Arc::new(take_over_numbers(&mut programs, &interfaces, view)?);
         let mut cache = programs.cache()?;
-        let owner = |id| before.get(&id).copied().map(|port| (port, number(port) == id));
-        let rounds =
-            upkeep::sweep(&mut cache, &shared.flows, &quota, |flow| owner(flow.port), workers.now())?;
-        let base = newest(&programs, interfaces.len())?;
+        let owner = |flow: &CachedFlow| {
+            let kept = |number| numbers.port_of_before(number);
+            kept(flow.port).filter(|_| flow.other.is_none_or(|(other, _)| kept(other).is_some()))
+        };
+        let rounds = upkeep::sweep(&mut cache, &shared.flows, &quota, owner, workers.now())?;
+        let base = newest(&programs)?;
         if rounds.kept > 0 {
             info!(verdicts = rounds.kept, "the kernel went on with the connections that it knew");
         }
@@ -146,7 +141,8 @@ impl InlinePlane {
         programs.attach_steer(punt_pair::FAR)?;
         programs.attach(punt_pair::NEAR, Hook::Reinject)?;
 
-        let side = KernelSide::new(programs.cache()?, base, Arc::clone(&quota), settings.key);
+        let side =
+            KernelSide::new(programs.cache()?, base, Arc::clone(&quota), Arc::clone(&numbers), settings.key);
         let window = recovery_window(config);
         let judge = Judge::new(io, side, Arc::clone(&shared), table.reader(), wiring.reader(), window);
         let told = (judge.counters(), judge.records());
@@ -164,6 +160,7 @@ impl InlinePlane {
             ails: false,
             cache,
             quota,
+            numbers,
             base,
             ports: ports.collect(),
             table: None,
@@ -180,9 +177,9 @@ impl InlinePlane {
     /// kernel carries.
     fn sweep(&mut self) -> Result<()> {
         let owned = &self.owned;
-        let owner = |flow: &bpf::inline::CachedFlow| {
-            let port = port(flow.port)?;
-            owned.contains(&(flow.key.src.address, port)).then_some((port, true))
+        let owner = |flow: &CachedFlow| {
+            let port = self.numbers.port(flow.port)?;
+            owned.contains(&(flow.key.src.address, port)).then_some(port)
         };
         let round =
             upkeep::sweep(&mut self.cache, &self.shared.flows, &self.quota, owner, self.workers.now())?;
@@ -201,6 +198,23 @@ impl InlinePlane {
     }
 }
 
+/// The numbers of the ports on these interfaces: a predecessor's, where it had one. What it served that is no port any
+/// more is forgotten.
+fn take_over_numbers(
+    programs: &mut Inline,
+    interfaces: &[&InterfaceName],
+    view: &NodeView,
+) -> Result<Numbers> {
+    let mut before: HashMap<u32, u16> =
+        programs.taps()?.into_iter().map(|(ifindex, tap)| (ifindex, tap.id)).collect();
+    let indices = interfaces.iter().map(|interface| view.index(interface));
+    let kept: Vec<_> = indices.map(|index| before.remove(&index?)).collect();
+    for (ifindex, number) in before {
+        programs.remove_tap(ifindex, number)?;
+    }
+    Ok(Numbers::new(&kept))
+}
+
 /// How many verdicts of each family the kernel has room for: one for each pod of a connection.
 fn capacity(config: &Config) -> u32 {
     u32::try_from(config.flows.capacity).unwrap_or(u32::MAX).saturating_mul(2)
@@ -208,10 +222,10 @@ fn capacity(config: &Config) -> u32 {
 
 /// The base from which every epoch of this process is newer than those in the kernel, also than those that a
 /// predecessor had entered ahead of an epoch which it did not come to raise.
-fn newest(programs: &Inline, ports: usize) -> Result<Base> {
+fn newest(programs: &Inline) -> Result<Base> {
     let mut newest = programs.epoch(1)?;
-    for n in 0..ports {
-        let epoch = programs.epoch(number(PortId(n as u16)))?;
+    for number in 1..MAX_PORTS {
+        let epoch = programs.epoch(number)?;
         if epoch.wrapping_sub(newest).cast_signed() > 0 {
             newest = epoch;
         }

@@ -7,20 +7,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use faults::{Denied, fault};
-use lab::{LabPod, Servers, Stream, Transport};
+use faults::{Denied, INLINE, PATIENCE, allowed, fault, goes_on};
+use lab::{Servers, Transport};
 use nix::net::if_::if_nametoindex;
 use nix::sys::signal::Signal;
 use portcullis::lab_agent::LabAgent;
 use scene::*;
-
-/// Longer than the agent's rounds of inspection, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(15);
-
-fn link<'a>(scene: &'a Scene, name: &str) -> &'a LabPod {
-    let (namespace, name) = name.split_once('/').expect("namespace/name");
-    scene.lab.pod(namespace, name).expect("a pod")
-}
 
 /// The XDP program on an interface of the node.
 fn program(scene: &Scene, interface: &str) -> Option<u32> {
@@ -39,27 +31,13 @@ fn pin_dirs(scene: &Scene) -> String {
     bpf::pin_dirs(&scene.home.state_dir()).map(|dir| dir.display().to_string()).join(" ")
 }
 
-/// x/b reaches y/a, and z/b does not.
-fn allowed(scene: &Scene) -> Stream {
-    let stream = scene.stream(&pod("x/b"), &pod("y/a"), 80, Transport::Udp, 1000);
-    eventually("allowed packets arrive", PATIENCE, || stream.report().delivered > 100);
-    stream
-}
-
-/// More of a stream arrives; how long that took.
-fn goes_on(stream: &Stream) -> Duration {
-    let (before, start) = (stream.report().delivered, Instant::now());
-    eventually("allowed packets arrive again", PATIENCE, || stream.report().delivered > before + 50);
-    start.elapsed()
-}
-
 #[test]
 fn f6_a_second_agent_is_refused_by_name() {
     fault("F6", "a second agent on the same interfaces", || {
         let scene = Scene::new("");
         let mut denied = Denied::seen_to_arrive(&scene);
         let agent = scene.agent();
-        let allowed = allowed(&scene);
+        let allowed = allowed(&scene, Transport::Udp, 1000);
         denied.count_from_now();
         let config = scene.home.config();
         let second = scene.portcullis(&["run", "--config", config.to_str().expect("a path")]);
@@ -89,9 +67,9 @@ fn f7_what_an_administrator_changes_is_refused_or_mended() {
         let scene = Scene::new("");
         let mut denied = Denied::seen_to_arrive(&scene);
         let agent = scene.agent();
-        let allowed = allowed(&scene);
+        let allowed = allowed(&scene, Transport::Udp, 1000);
         denied.count_from_now();
-        let interface = &link(&scene, "z/b").interface;
+        let interface = &scene.link("z/b").interface;
         let ours = program(&scene, interface).expect("a program");
         let do_it = |line: String| {
             let output = scene.node(&line);
@@ -164,11 +142,11 @@ fn f8_a_link_that_flaps_is_not_bound_again() {
         let scene = Scene::new("");
         let mut denied = Denied::seen_to_arrive(&scene);
         let agent = scene.agent();
-        let allowed = allowed(&scene);
+        let allowed = allowed(&scene, Transport::Udp, 1000);
         denied.count_from_now();
         let before = Holdings::of(&scene, &agent);
         let attached = agent.log().matches("the port is attached").count();
-        let receiver = link(&scene, "y/a");
+        let receiver = scene.link("y/a");
         for round in 0..100 {
             let next = Instant::now() + Duration::from_millis(100);
             for up in [false, true] {
@@ -243,11 +221,11 @@ fn made_anew(rounds: u32) -> String {
     let scene = Scene::new("");
     let mut denied = Denied::seen_to_arrive(&scene);
     let mut agent = scene.agent();
-    let allowed = allowed(&scene);
+    let allowed = allowed(&scene, Transport::Udp, 1000);
     denied.count_from_now();
     let mut before = None;
     for round in 0..rounds {
-        let pod = link(&scene, if round % 4 == 3 { "y/a" } else { "z/b" });
+        let pod = scene.link(if round % 4 == 3 { "y/a" } else { "z/b" });
         scene.lab.unplug(pod).expect("an interface");
         scene.lab.plug(pod).expect("an interface");
         // Every fifth goes again before or while it is served.
@@ -292,9 +270,9 @@ fn f10_new_queues_are_bound() {
         let scene = Scene::new("");
         let mut denied = Denied::seen_to_arrive(&scene);
         let agent = scene.agent();
-        let allowed = allowed(&scene);
+        let allowed = allowed(&scene, Transport::Udp, 1000);
         denied.count_from_now();
-        let senders = ["z/b", "x/b"].map(|name| link(&scene, name));
+        let senders = ["z/b", "x/b"].map(|name| scene.link(name));
         for pod in senders {
             let more = scene.node(&format!("ethtool -L {} rx 2 tx 2", pod.interface));
             assert!(more.status.success(), "{}", text(&more));
@@ -326,54 +304,70 @@ fn f10_new_queues_are_bound() {
 
 #[test]
 fn f16_a_pod_that_sends_from_its_first_instant_waits_for_the_agent() {
-    fault("F16", "a new pod sends at once, the agent learns of it 5 s later", || {
-        let scene = Scene::new("");
-        let mut denied = Denied::seen_to_arrive(&scene);
-        let newcomer = link(&scene, "z/b");
-        scene.lab.unplug(newcomer).expect("an interface");
-        let mut agent = scene.home.start(&scene.lab).expect("an agent");
-        let others = scene.lab.pods().len() as u64 - 1;
-        agent
-            .wait_until("is not ready", |figures| figures.get("portcullis_ready_pods") == Some(&others))
-            .expect("ready");
-        denied.count_from_now();
-        agent.signal(Signal::SIGSTOP).expect("a signal");
-        scene.lab.plug(newcomer).expect("an interface");
-        std::thread::sleep(Duration::from_secs(5));
-        denied.check();
-        assert_eq!(program(&scene, &newcomer.interface), None, "nobody has attached anything");
-        agent.signal(Signal::SIGCONT).expect("a signal");
-        agent.wait_until_ready().expect("ready");
-        let _servers = scene.servers();
-        assert!(scene.reaches(&pod("z/b"), &pod("x/a"), 80, Transport::Udp), "what policy allows");
-        denied.finish(3000)
-    });
+    let what = "a new pod sends at once, the agent learns of it 5 s later";
+    fault("F16", what, || sends_from_its_first_instant(""));
+}
+
+#[test]
+fn f16_a_pod_that_sends_from_its_first_instant_waits_for_the_agent_inline() {
+    let what = "a new pod sends at once, the agent learns of it 5 s later, inline";
+    fault("F16", what, || sends_from_its_first_instant(INLINE));
+}
+
+fn sends_from_its_first_instant(settings: &str) -> String {
+    let scene = Scene::new(settings);
+    let mut denied = Denied::seen_to_arrive(&scene);
+    let newcomer = scene.link("z/b");
+    scene.lab.unplug(newcomer).expect("an interface");
+    let mut agent = scene.home.start(&scene.lab).expect("an agent");
+    let others = scene.lab.pods().len() as u64 - 1;
+    agent
+        .wait_until("is not ready", |figures| figures.get("portcullis_ready_pods") == Some(&others))
+        .expect("ready");
+    denied.count_from_now();
+    agent.signal(Signal::SIGSTOP).expect("a signal");
+    scene.lab.plug(newcomer).expect("an interface");
+    std::thread::sleep(Duration::from_secs(5));
+    denied.check();
+    assert_eq!(program(&scene, &newcomer.interface), None, "nobody has attached anything");
+    agent.signal(Signal::SIGCONT).expect("a signal");
+    agent.wait_until_ready().expect("ready");
+    let _servers = scene.servers();
+    assert!(scene.reaches(&pod("z/b"), &pod("x/a"), 80, Transport::Udp), "what policy allows");
+    denied.finish(3000)
 }
 
 #[test]
 fn f36_an_agent_starts_before_its_interfaces() {
-    fault("F36", "the agent starts before its interfaces are there", || {
-        let scene = Scene::new("");
-        let mut denied = Denied::seen_to_arrive(&scene);
-        for pod in scene.lab.pods() {
-            scene.lab.unplug(pod).expect("an interface");
-        }
-        let mut agent = scene.home.start(&scene.lab).expect("an agent");
-        agent
-            .wait_until("has no table", |figures| {
-                figures.get("portcullis_table_generation").is_some_and(|g| *g > 0)
-            })
-            .expect("a table");
-        let warnings = agent.log().matches("it is served as soon as it comes").count();
-        assert_eq!(warnings, scene.lab.pods().len(), "{}", agent.log());
-        denied.count_from_now();
-        for pod in scene.lab.pods() {
-            scene.lab.plug(pod).expect("an interface");
-        }
-        agent.wait_until_ready().expect("ready");
-        let allowed = allowed(&scene);
-        goes_on(&allowed);
-        std::thread::sleep(Duration::from_secs(1));
-        format!("{warnings} interfaces taken up as they came, {}", denied.finish(500))
-    });
+    fault("F36", "the agent starts before its interfaces are there", || starts_first(""));
+}
+
+#[test]
+fn f36_an_agent_starts_before_its_interfaces_inline() {
+    fault("F36", "the agent starts before its interfaces are there, inline", || starts_first(INLINE));
+}
+
+fn starts_first(settings: &str) -> String {
+    let scene = Scene::new(settings);
+    let mut denied = Denied::seen_to_arrive(&scene);
+    for pod in scene.lab.pods() {
+        scene.lab.unplug(pod).expect("an interface");
+    }
+    let mut agent = scene.home.start(&scene.lab).expect("an agent");
+    agent
+        .wait_until("has no table", |figures| {
+            figures.get("portcullis_table_generation").is_some_and(|g| *g > 0)
+        })
+        .expect("a table");
+    let warnings = agent.log().matches("it is served as soon as it comes").count();
+    assert_eq!(warnings, scene.lab.pods().len(), "{}", agent.log());
+    denied.count_from_now();
+    for pod in scene.lab.pods() {
+        scene.lab.plug(pod).expect("an interface");
+    }
+    agent.wait_until_ready().expect("ready");
+    let allowed = allowed(&scene, Transport::Udp, 1000);
+    goes_on(&allowed);
+    std::thread::sleep(Duration::from_secs(1));
+    format!("{warnings} interfaces taken up as they came, {}", denied.finish(500))
 }

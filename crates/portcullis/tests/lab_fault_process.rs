@@ -10,27 +10,18 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use faults::{Denied, fault, thousands};
+use faults::{Denied, INLINE, PATIENCE, allowed, fault, thousands};
 use lab::{Family, Outcome, Stream, Transport};
 use nix::sys::signal::Signal;
 use portcullis::lab_agent::LabAgent;
 use process::Hung;
 use scene::*;
 
-const PATIENCE: Duration = Duration::from_secs(15);
-
 /// An agent that is ready, with this in its environment.
 fn agent_with(scene: &Scene, variable: (&str, &Path)) -> LabAgent {
     let mut agent = scene.home.start_with(&scene.lab, &[variable]).expect("an agent");
     agent.wait_until_ready().expect("ready");
     agent
-}
-
-/// What policy allows, at a thousand packets a second.
-fn allowed(scene: &Scene) -> Stream {
-    let stream = scene.stream(&pod("x/b"), &pod("y/a"), 80, Transport::Udp, 1000);
-    eventually("allowed packets arrive", PATIENCE, || stream.report().delivered > 100);
-    stream
 }
 
 /// Waits until nothing has arrived for a while, and tells how much has until then.
@@ -65,7 +56,7 @@ fn f1_killed_with_a_closed_fallback() {
         let mut denied = Denied::seen_to_arrive(&scene);
         let agent = scene.agent();
         denied.count_from_now();
-        let allowed = allowed(&scene);
+        let allowed = allowed(&scene, Transport::Udp, 1000);
         let pinned = links(&scene);
         assert_eq!(pinned.len(), scene.lab.pods().len() + 1, "every port has its program");
 
@@ -90,7 +81,7 @@ fn f2_killed_with_an_open_fallback() {
         let mut denied = Denied::seen_to_arrive(&scene);
         let agent = scene.agent();
         denied.count_from_now();
-        let allowed = allowed(&scene);
+        let allowed = allowed(&scene, Transport::Udp, 1000);
         denied.check();
         let before = allowed.report();
         agent.kill().expect("killed");
@@ -140,7 +131,7 @@ fn f3_the_process_stopped_for_5_s() {
         let mut denied = Denied::seen_to_arrive(&scene);
         let agent = agent_with(&scene, ("NOTIFY_SOCKET", &scene.path("notify")));
         denied.count_from_now();
-        let allowed = allowed(&scene);
+        let allowed = allowed(&scene, Transport::Udp, 1000);
 
         agent.signal(Signal::SIGSTOP).expect("a signal");
         let rest = at_rest(&allowed);
@@ -172,7 +163,7 @@ fn f3_one_worker_hangs() {
         let mut denied = Denied::seen_to_arrive(&scene);
         let mut agent = agent_with(&scene, ("NOTIFY_SOCKET", &scene.path("notify")));
         denied.count_from_now();
-        let allowed = allowed(&scene);
+        let allowed = allowed(&scene, Transport::Udp, 1000);
         eventually("signs of life", PATIENCE, || manager.heard() > 0);
 
         let worker = Hung::thread(agent.id(), "worker-0");
@@ -211,7 +202,7 @@ fn f4_a_worker_panics() {
         let when = ("PORTCULLIS_DEBUG_PANIC_AFTER", Path::new("3"));
         let mut agent = agent_with(&scene, when);
         denied.count_from_now();
-        let allowed = allowed(&scene);
+        let allowed = allowed(&scene, Transport::Udp, 1000);
         let status = agent.wait().expect("an end");
         assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{status}");
         let log = agent.log();
@@ -274,37 +265,44 @@ fn accounted(state_dir: &Path) -> u64 {
 
 #[test]
 fn f17_what_policy_denies_is_cut() {
-    fault("F17", "denied while under way, TCP and UDP, 20 times", || {
-        let scene = Scene::new("");
-        let _agent = scene.agent();
-        let mut cuts = Vec::new();
-        for round in 0..20 {
-            let transport = [Transport::Tcp, Transport::Udp][round % 2];
-            let stream = scene.stream(&pod("x/b"), &pod("y/a"), 80, transport, 2000);
-            eventually("data flows", Duration::from_secs(5), || stream.report().delivered > 50);
-            let renamed = scene.home.apply("policy.yaml", Y_A_FROM_Z).expect("a rename");
-            let quiet = Duration::from_millis(250);
-            eventually("the flow is cut", Duration::from_secs(5), || {
-                stream.report().last_delivery.is_some_and(|last| last.elapsed() > quiet)
-                    && renamed.elapsed() > quiet
-            });
-            let report = stream.stop();
-            let last = report.last_delivery.expect("data had flowed");
-            assert!(report.lost() > 20, "the sender went on after the cut: {report:?}");
-            cuts.push(last.saturating_duration_since(renamed));
-            scene.home.apply("policy.yaml", Y_A_FROM_X).expect("a rename");
-            eventually("the flow may come back", Duration::from_secs(2), || {
-                let address = scene.address(&pod("y/a"), Family::V4);
-                let _server = lab::Servers::start_at(&scene.lab, &[pod("y/a")], &[80]).expect("a server");
-                let outcome = lab::probe(&scene.lab, &pod("x/b"), address, 80, Transport::Udp, TIMEOUT);
-                matches!(outcome, Ok(Outcome::Reached(_)))
-            });
-        }
-        cuts.sort_unstable();
-        let (median, worst) = (cuts[cuts.len() / 2], cuts[cuts.len() - 1]);
-        // The median: a busy machine may stop an agent for longer.
-        assert!(median <= Duration::from_millis(100), "{cuts:?}");
-        let [median, worst] = [median, worst].map(|cut| cut.as_millis());
-        format!("from rename(2) to the last delivery {median} ms, at most {worst} ms")
-    });
+    fault("F17", "denied while under way, TCP and UDP, 20 times", || cut_20_times(""));
+}
+
+#[test]
+fn f17_what_policy_denies_is_cut_inline() {
+    fault("F17", "denied while under way, TCP and UDP, 20 times, inline", || cut_20_times(INLINE));
+}
+
+fn cut_20_times(settings: &str) -> String {
+    let scene = Scene::new(settings);
+    let _agent = scene.agent();
+    let mut cuts = Vec::new();
+    for round in 0..20 {
+        let transport = [Transport::Tcp, Transport::Udp][round % 2];
+        let stream = scene.stream(&pod("x/b"), &pod("y/a"), 80, transport, 2000);
+        eventually("data flows", Duration::from_secs(5), || stream.report().delivered > 50);
+        let renamed = scene.home.apply("policy.yaml", Y_A_FROM_Z).expect("a rename");
+        let quiet = Duration::from_millis(250);
+        eventually("the flow is cut", Duration::from_secs(5), || {
+            stream.report().last_delivery.is_some_and(|last| last.elapsed() > quiet)
+                && renamed.elapsed() > quiet
+        });
+        let report = stream.stop();
+        let last = report.last_delivery.expect("data had flowed");
+        assert!(report.lost() > 20, "the sender went on after the cut: {report:?}");
+        cuts.push(last.saturating_duration_since(renamed));
+        scene.home.apply("policy.yaml", Y_A_FROM_X).expect("a rename");
+        eventually("the flow may come back", Duration::from_secs(2), || {
+            let address = scene.address(&pod("y/a"), Family::V4);
+            let _server = lab::Servers::start_at(&scene.lab, &[pod("y/a")], &[80]).expect("a server");
+            let outcome = lab::probe(&scene.lab, &pod("x/b"), address, 80, Transport::Udp, TIMEOUT);
+            matches!(outcome, Ok(Outcome::Reached(_)))
+        });
+    }
+    cuts.sort_unstable();
+    let (median, worst) = (cuts[cuts.len() / 2], cuts[cuts.len() - 1]);
+    // The median: a busy machine may stop an agent for longer.
+    assert!(median <= Duration::from_millis(100), "{cuts:?}");
+    let [median, worst] = [median, worst].map(|cut| cut.as_millis());
+    format!("from rename(2) to the last delivery {median} ms, at most {worst} ms")
 }

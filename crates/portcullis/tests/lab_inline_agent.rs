@@ -2,12 +2,13 @@
 //! router mode.
 
 mod asked;
+mod inline_kernel;
 mod scene;
 
 use std::time::Duration;
 
 use asked::{ask, get, number, port, status};
-use lab::Transport;
+use lab::{Family, Place, Transport};
 use scene::*;
 use serde_json::{Value, json};
 
@@ -150,4 +151,64 @@ fn flows_tell_who_was_judged_and_by_which_rule() {
     let denied = remembered(&scene, &["--pod", "z/b", "--verdict", "deny", "--port", "80"]);
     assert_eq!((&denied["reason"], &denied["to"]["pod"]), (&json!("default_deny"), &json!("y/a")));
     assert_eq!(denied["ingress"]["policies"][0]["name"], "y/a-from-x");
+}
+
+/// The configuration with its pod ports in reverse order, and without one of them.
+fn turn_ports_around(scene: &Scene, without: &str) {
+    let config = std::fs::read_to_string(scene.home.config()).expect("a configuration");
+    let (before, rest) = config.split_once("ports:\n").expect("ports");
+    let (ports, after) = rest.split_once("uplinks:").expect("uplinks");
+    let ports: Vec<&str> = ports.split_inclusive("\"\n- ").collect();
+    let left = ports.iter().rev().map(|port| port.trim_start_matches("- ").trim_end_matches("- "));
+    let left: String =
+        left.filter(|port| !port.contains(without)).map(|port| format!("- {}\n", port.trim_end())).collect();
+    let text = format!("{before}ports:\n{left}uplinks:{after}");
+    std::fs::write(scene.home.config(), text).expect("a configuration");
+}
+
+#[test]
+fn verdicts_stay_those_of_their_pod_when_ports_are_listed_otherwise() {
+    let scene = Scene::new("mode: inline\nflows: {capacity: 4096}\n");
+    let agent = scene.agent();
+    let kept = scene.stream(&pod("x/b"), &pod("y/a"), 80, Transport::Udp, 1000);
+    let others = [("z/a", "y/b"), ("z/b", "x/c"), ("y/c", "z/c")]
+        .map(|(from, to)| scene.stream(&pod(from), &pod(to), 80, Transport::Udp, 100));
+    eventually("all arrive", PATIENCE, || {
+        kept.report().delivered > 200 && others.iter().all(|stream| stream.report().delivered > 20)
+    });
+    // As the first configuration lists them.
+    let of_their_pod = || {
+        let verdicts = inline_kernel::Kernel::of(&scene, 4096).verdicts();
+        for flow in &verdicts {
+            let name = Place::Pod(scene.lab.pods()[usize::from(flow.port) - 1].name.clone());
+            let addresses = Family::ALL.map(|family| scene.address(&name, family));
+            assert!(addresses.contains(&flow.key.src.address.ip()), "of {name}, {flow:?}");
+        }
+        verdicts.len()
+    };
+    assert!(of_their_pod() >= 8, "one for each pod of a connection");
+    let left_out = number(&port(&status(&scene), "z/c")["ifindex"]) as u32;
+    let held_by = || {
+        let pins = inline_kernel::pins(&scene);
+        scene.lab.node().run(|| bpf::inline::held_by(&pins, left_out)).expect("a thread in the node")
+    };
+    assert!(held_by().is_some());
+    agent.kill().expect("killed");
+    turn_ports_around(&scene, "z/c");
+    let mut agent = scene.home.start(&scene.lab).expect("an agent");
+    let served = scene.lab.pods().len() as u64 - 1;
+    agent
+        .wait_until("is not ready", |figures| figures.get("portcullis_ready_pods") == Some(&served))
+        .expect("ready");
+    assert!(of_their_pod() > 0, "the kernel goes on\n{}", agent.log());
+    let before = kept.report();
+    eventually("what was allowed goes on", PATIENCE, || kept.report().delivered > before.delivered + 1000);
+    assert!(of_their_pod() >= 2);
+    let after = kept.stop();
+    assert!(after.lost() < 250, "{after:?}");
+    // z/c is no port any more: nothing of ours stands at its interface.
+    assert!(held_by().is_none());
+    let _servers = scene.servers_on(&[81]);
+    let outside = Place::outside(&scene.lab.topology().outside[0].name);
+    assert!(scene.reaches(&pod("z/c"), &outside, 81, Transport::Tcp), "{}", agent.log());
 }

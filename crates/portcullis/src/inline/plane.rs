@@ -15,7 +15,6 @@ use table::PolicyTable;
 use tracing::debug;
 
 use super::ports::Hooks;
-use super::verdicts::number;
 use super::{InlinePlane, PINS, capacity, punt_pair, upkeep};
 use crate::admin::snapshot::{self, PortState, Repairs, Role};
 use crate::config::{self, Config};
@@ -117,15 +116,15 @@ impl Plane for InlinePlane {
         let mut changed = upkeep::epochs(&table, wiring, self.base);
         let mut current = BTreeMap::new();
         for port in changed.keys() {
-            current.insert(*port, self.programs.epoch(number(*port))?);
+            current.insert(*port, self.programs.epoch(self.numbers.of(*port))?);
         }
         changed.retain(|port, epoch| current.get(port) != Some(epoch));
         if changed.is_empty() {
             return Ok(());
         }
-        let renewed = upkeep::renew(&mut self.cache, &table, wiring, &changed)?;
+        let renewed = upkeep::renew(&mut self.cache, &table, wiring, &self.numbers, &changed)?;
         for (port, epoch) in &changed {
-            self.programs.set_epoch(number(*port), *epoch)?;
+            self.programs.set_epoch(self.numbers.of(*port), *epoch)?;
         }
         self.rounds.renewed += renewed;
         debug!(ports = changed.len(), renewed, "epochs are raised");
@@ -165,7 +164,7 @@ impl Plane for InlinePlane {
 
     fn ports(&self, config: &Config, pods: &[PodLink]) -> Vec<snapshot::Port> {
         let ports = self.ports.iter().enumerate().map(|(n, port)| {
-            let id = number(PortId(n as u16));
+            let id = self.numbers.of(PortId(n as u16));
             let tc = self.told_of(id, self.quota.of(PortId(n as u16)));
             snapshot::Port {
                 state: port.state(),

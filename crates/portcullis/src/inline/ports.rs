@@ -6,7 +6,6 @@ use engine::wiring::PortId;
 use tracing::{info, warn};
 
 use super::InlinePlane;
-use super::verdicts::number;
 use crate::admin::snapshot::PortState;
 use crate::instance::Instance;
 use crate::interface::InterfaceName;
@@ -193,7 +192,7 @@ impl InlinePlane {
     pub(super) fn serve(&mut self, view: &NodeView, pods: &[PodLink]) -> bool {
         let mut told = false;
         for (n, port) in self.ports.iter_mut().enumerate().filter(|(_, port)| port.ifindex.is_some()) {
-            let id = number(PortId(n as u16));
+            let id = self.numbers.of(PortId(n as u16));
             let was_attached = port.placed.is_some();
             match port.serve(&mut self.programs, id, view, pods.get(n)) {
                 Ok(served) => {
@@ -217,7 +216,7 @@ impl InlinePlane {
         let interface = port.interface.clone();
         info!(%interface, index = ifindex, "the interface has gone; the port is closed until it is back");
         (port.placed, port.bare, port.why) = (None, false, None);
-        let forgotten = self.programs.remove_tap(ifindex, number(PortId(n as u16)));
+        let forgotten = self.programs.remove_tap(ifindex, self.numbers.of(PortId(n as u16)));
         let forgotten = forgotten.map_err(Error::from);
         for error in
             [forgotten, claims.release(ifindex).map_err(Error::from)].into_iter().filter_map(Result::err)

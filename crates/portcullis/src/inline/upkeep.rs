@@ -14,7 +14,8 @@ use engine::wiring::{PortId, Wiring};
 use flow::{FlowKey, Protocol, Verdict};
 use table::PolicyTable;
 
-use super::verdicts::{Base, Quota, port};
+use super::numbers::Numbers;
+use super::verdicts::{Base, Quota};
 
 /// Verdicts that are renewed at most; with more of them, the others are asked about again.
 const RENEWED: usize = 131_072;
@@ -49,7 +50,7 @@ pub(super) struct Round {
 }
 
 /// Forgets idle verdicts, and tells the connection table which of its connections the kernel carries. `owner` tells
-/// whose a verdict is, and whether it may stay: one of nobody is forgotten, too.
+/// whose a verdict is: one of nobody is forgotten, too.
 ///
 /// # Errors
 ///
@@ -58,7 +59,7 @@ pub(super) fn sweep(
     cache: &mut VerdictCache,
     flows: &Flows,
     quota: &Quota,
-    owner: impl Fn(&CachedFlow) -> Option<(PortId, bool)>,
+    owner: impl Fn(&CachedFlow) -> Option<PortId>,
     now: Millis,
 ) -> Result<Round> {
     let coarse = super::coarse_now();
@@ -66,18 +67,14 @@ pub(super) fn sweep(
     let mut counted = quota.none();
     cache.each(|flow| {
         let age = Duration::from_nanos(coarse.saturating_sub(flow.last_seen));
-        let Some((port, stays)) = owner(&flow).filter(|_| age <= patience(&flow)) else {
+        let Some(port) = owner(&flow).filter(|_| age <= patience(&flow)) else {
             gone.push(flow);
             return;
         };
         if flow.verdict == Verdict::Allow {
             flows.carried(&original(&flow), port, now);
         }
-        if stays {
-            counted[usize::from(port.0)][usize::from(flow.verdict == Verdict::Deny)] += 1;
-        } else {
-            gone.push(flow);
-        }
+        counted[usize::from(port.0)][usize::from(flow.verdict == Verdict::Deny)] += 1;
     })?;
     cache.remove(&gone);
     quota.set(&counted);
@@ -94,12 +91,14 @@ pub(super) fn renew(
     cache: &mut VerdictCache,
     table: &PolicyTable,
     wiring: &Wiring,
+    numbers: &Numbers,
     epochs: &HashMap<PortId, u32>,
 ) -> Result<usize> {
     let mut asked = Vec::new();
     cache.each(|flow| {
-        // Under a number that another port had before, somebody else's address may stand.
-        let is_of = |number, address| port(number).is_some_and(|port| wiring.pod_port(address) == Some(port));
+        // Behind a port, another pod may have been before.
+        let is_of =
+            |number, address| numbers.port(number).is_some_and(|port| wiring.pod_port(address) == Some(port));
         let ours = is_of(flow.port, flow.key.src.address)
             && flow.other.is_none_or(|(other, _)| is_of(other, flow.key.dst.address));
         // What goes under an address of the node was judged by another than that.
@@ -108,7 +107,7 @@ pub(super) fn renew(
             && ours
             && !hidden
             && asked.len() < RENEWED
-            && let Some(renewed) = under(&flow, epochs)
+            && let Some(renewed) = under(&flow, numbers, epochs)
         {
             asked.push(renewed);
         }
@@ -131,8 +130,8 @@ pub(super) fn renew(
 }
 
 /// The same verdict under new epochs, if it is under one that changes.
-fn under(flow: &CachedFlow, epochs: &HashMap<PortId, u32>) -> Option<CachedFlow> {
-    let epoch = |number: u16| port(number).and_then(|port| epochs.get(&port)).copied();
+fn under(flow: &CachedFlow, numbers: &Numbers, epochs: &HashMap<PortId, u32>) -> Option<CachedFlow> {
+    let epoch = |number: u16| numbers.port(number).and_then(|port| epochs.get(&port)).copied();
     let (own, other) = (epoch(flow.port), flow.other.and_then(|(number, _)| epoch(number)));
     (own.is_some() || other.is_some()).then(|| CachedFlow {
         epoch: own.unwrap_or(flow.epoch),

@@ -4,26 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bpf::conntrack::Conntrack;
-use bpf::inline::{Approval, CachedFlow, MAX_PORTS, VerdictCache};
+use bpf::inline::{Approval, CachedFlow, VerdictCache};
 use engine::inline::{APPROVAL, Judged, Kernel};
 use engine::wiring::PortId;
 use flow::{Epoch, FlowKey, Verdict};
 use tracing::warn;
 
+use super::numbers::Numbers;
+
 const _: () = assert!(APPROVAL == Approval::BYTES);
-
-/// The number of a port in the kernel's keys and tags: none has 0.
-pub(super) const fn number(port: PortId) -> u16 {
-    port.0 + 1
-}
-
-/// The port with this number.
-pub(super) const fn port(number: u16) -> Option<PortId> {
-    match number.checked_sub(1) {
-        Some(port) if number < MAX_PORTS => Some(PortId(port)),
-        _ => None,
-    }
-}
 
 /// Where the epochs of this process begin in the kernel's count: everything that a predecessor entered is older.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +126,7 @@ pub(super) struct KernelSide {
     cache: VerdictCache,
     base: Base,
     quota: Arc<Quota>,
+    numbers: Arc<Numbers>,
     key: [u64; 2],
     /// Where the kernel has it.
     conntrack: Option<Conntrack>,
@@ -148,7 +138,13 @@ pub(super) struct KernelSide {
 
 impl KernelSide {
     /// The side whose approvals are made with `key`, from sequence number 1.
-    pub(super) fn new(cache: VerdictCache, base: Base, quota: Arc<Quota>, key: [u64; 2]) -> Self {
+    pub(super) fn new(
+        cache: VerdictCache,
+        base: Base,
+        quota: Arc<Quota>,
+        numbers: Arc<Numbers>,
+        key: [u64; 2],
+    ) -> Self {
         let conntrack = Conntrack::open().inspect_err(|error| {
             warn!(%error, "connection tracking cannot be asked: what comes masqueraded to pods is dropped");
         });
@@ -156,6 +152,7 @@ impl KernelSide {
             cache,
             base,
             quota,
+            numbers,
             key,
             conntrack: conntrack.ok(),
             sequence: 0,
@@ -167,11 +164,11 @@ impl KernelSide {
 
 impl Kernel for KernelSide {
     fn port(&self, id: u16) -> Option<PortId> {
-        port(id)
+        self.numbers.port(id)
     }
 
     fn enter(&mut self, verdicts: &[Judged]) {
-        let Self { cache, base, quota, entering, refused, .. } = self;
+        let Self { cache, base, quota, numbers, entering, refused, .. } = self;
         let now = super::coarse_now();
         entering.clear();
         refused.clear();
@@ -179,7 +176,7 @@ impl Kernel for KernelSide {
             let admitted = quota.admits(judged.port, judged.verdict);
             let list = if admitted { &mut *entering } else { &mut *refused };
             list.push(CachedFlow {
-                port: number(judged.port),
+                port: numbers.of(judged.port),
                 key: judged.key,
                 verdict: judged.verdict,
                 pod_opened: judged.pod_opened,
@@ -187,7 +184,7 @@ impl Kernel for KernelSide {
                 answered: false,
                 provisional: judged.provisional,
                 epoch: base.of(judged.epoch),
-                other: judged.other.map(|(port, epoch)| (number(port), base.of(epoch))),
+                other: judged.other.map(|(port, epoch)| (numbers.of(port), base.of(epoch))),
                 last_seen: now,
             });
         }

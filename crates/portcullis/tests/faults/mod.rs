@@ -5,11 +5,17 @@
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab::{Place, Stream, StreamReport, Transport};
 
 use crate::scene::{Scene, eventually, pod};
+
+/// The settings of inline mode.
+pub(crate) const INLINE: &str = "mode: inline\n";
+
+/// Longer than the agent's rounds of inspection, on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Where `make faults` collects the lines.
 const LINES: &str = "PORTCULLIS_FAULTS";
@@ -95,6 +101,20 @@ impl Denied {
         assert_eq!(through, 0, "of {sent} denied packets {through} got through");
         format!("0 of {} denied packets delivered", thousands(sent))
     }
+}
+
+/// What policy allows, from x/b to y/a, under way.
+pub(crate) fn allowed(scene: &Scene, transport: Transport, rate: u32) -> Stream {
+    let stream = scene.stream(&pod("x/b"), &pod("y/a"), 80, transport, rate);
+    eventually("allowed records arrive", PATIENCE, || stream.report().delivered > u64::from(rate) / 10);
+    stream
+}
+
+/// More of a stream arrives; how long that took.
+pub(crate) fn goes_on(stream: &Stream) -> Duration {
+    let (before, start) = (stream.report().delivered, Instant::now());
+    eventually("allowed records arrive again", PATIENCE, || stream.report().delivered > before + 50);
+    start.elapsed()
 }
 
 /// 1,240,311

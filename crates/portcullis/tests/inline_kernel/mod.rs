@@ -31,6 +31,13 @@ impl Kernel {
         Self { programs, ports }
     }
 
+    /// All verdicts.
+    pub(crate) fn verdicts(&self) -> Vec<CachedFlow> {
+        let mut verdicts = Vec::new();
+        self.programs.cache().expect("its verdicts").each(|flow| verdicts.push(flow)).expect("a map");
+        verdicts
+    }
+
     /// Takes every place for IPv4 with verdicts of a port: of its pod, which has this address.
     pub(crate) fn fill(&self, port: u16, local: IpAddr) {
         let mut cache = self.programs.cache().expect("its verdicts");

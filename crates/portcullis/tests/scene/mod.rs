@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use lab::{Family, Lab, Outcome, Place, Servers, Stream, StreamPlan, Topology, Transport, probe};
+use lab::{Family, Lab, LabPod, Outcome, Place, Servers, Stream, StreamPlan, Topology, Transport, probe};
 use portcullis::lab_agent::{AgentHome, LabAgent};
 use tempfile::TempDir;
 
@@ -113,6 +113,12 @@ impl Scene {
         let limit = u64::from(rate) * 60;
         let plan = StreamPlan { from, to, family: Family::V4, port, transport, rate, limit };
         Stream::start(&self.lab, &plan).expect("a stream")
+    }
+
+    /// A pod, and the link to it.
+    pub(crate) fn link(&self, name: &str) -> &LabPod {
+        let (namespace, name) = name.split_once('/').expect("namespace/name");
+        self.lab.pod(namespace, name).expect("a pod")
     }
 
     /// Whether an agent of inline mode has made its punt pair here.
