@@ -1,13 +1,13 @@
 //! A [`Status`] for people: a line for each matter, then a table each for ports, queues, kernel counters, workers
 //! and drops. Lines are as long as they are: whoever reads a pipe finds every row in one line.
 
+mod ports;
+
 use std::iter;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-use crate::admin::snapshot::{
-    Ended, ManifestState, Port, Previous, Queue, Recovery, Repairs, Role, Statistics, Status, Worker,
-};
+use crate::admin::snapshot::{Ended, ManifestState, Port, Previous, Recovery, Repairs, Status, Worker};
 
 /// How numbers are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +43,10 @@ pub fn render(status: &Status, numbers: Numbers) -> String {
         page.push_str(&format!("{matter:<12} {text}\n"));
     }
     for table in [
-        ports(status, numbers),
-        tc_ports(status, numbers),
-        queues(status, numbers),
-        kernel_counters(status, numbers),
+        ports::all(status, numbers),
+        ports::programs(status, numbers),
+        ports::queues(status, numbers),
+        ports::kernel_counters(status, numbers),
         workers(status, numbers),
         drops(status, numbers),
     ]
@@ -174,127 +174,6 @@ fn previous(previous: &Previous) -> String {
     format!("{ended}; then no agent ran for about {gap}, and {meanwhile}")
 }
 
-fn ports(status: &Status, numbers: Numbers) -> String {
-    let header = [
-        "INTERFACE",
-        "INDEX",
-        "ROLE",
-        "POD",
-        "STATE",
-        "ATTACH",
-        "WORKER",
-        "TO KERNEL",
-        "TO SOCKET",
-        "NO SOCKET",
-        "DROPPED",
-    ];
-    let row = |port: &Port| {
-        let xdp = |of: fn(&crate::admin::snapshot::Xdp) -> u64| {
-            port.xdp.as_ref().map_or_else(unknown, |xdp| numbers.write(of(xdp)))
-        };
-        vec![
-            port.interface.clone(),
-            port.ifindex.to_string(),
-            match port.role {
-                Role::Pod => "pod".to_owned(),
-                Role::Uplink => "uplink".to_owned(),
-                Role::Punt => "punt".to_owned(),
-            },
-            port.pod.clone().unwrap_or_else(unknown),
-            port.state.name().to_owned(),
-            port.attach.clone(),
-            port.worker.to_string(),
-            xdp(|xdp| xdp.passed),
-            xdp(|xdp| xdp.redirected),
-            xdp(|xdp| xdp.dropped),
-            numbers.write(port.dropped),
-        ]
-    };
-    table(&header, &[0, 2, 3, 4, 5], status.ports.iter().map(row))
-}
-
-/// Inline mode's, of the programs at each port; nothing in other modes.
-fn tc_ports(status: &Status, numbers: Numbers) -> String {
-    const SHOWN: [&str; 8] =
-        ["hit", "denied", "missed", "stale", "punted", "limited", "reinjected", "spoofed"];
-    let header = ["INTERFACE", "EPOCH", "VERDICTS"].into_iter();
-    let header: Vec<String> = header.map(str::to_owned).chain(SHOWN.map(str::to_uppercase)).collect();
-    let rows: Vec<Vec<String>> = status
-        .ports
-        .iter()
-        .filter_map(|port| Some((port, port.tc.as_ref().filter(|_| port.role != Role::Punt)?)))
-        .map(|(port, tc)| {
-            let known = [port.interface.clone(), tc.epoch.to_string(), numbers.write(tc.verdicts.into())];
-            let packets =
-                SHOWN.map(|what| tc.packets.get(what).map_or_else(unknown, |count| numbers.write(*count)));
-            known.into_iter().chain(packets).collect()
-        })
-        .collect();
-    if rows.is_empty() {
-        return String::new();
-    }
-    table(&header.iter().map(String::as_str).collect::<Vec<_>>(), &[0], rows)
-}
-
-fn queues(status: &Status, numbers: Numbers) -> String {
-    let header = ["INTERFACE", "QUEUE", "COPY", "RECEIVED", "SENT", "RING", "FILL", "RX", "TX", "COMPLETION"];
-    let row = |(port, queue): (&Port, &Queue)| {
-        let rings = queue.rings;
-        let mut row = vec![
-            port.interface.clone(),
-            queue.queue.to_string(),
-            if queue.zero_copy { "zero-copy" } else { "copy" }.to_owned(),
-            numbers.write(queue.received),
-            numbers.write(queue.sent),
-        ];
-        let places = [rings.capacity, rings.fill, rings.rx, rings.tx, rings.completion];
-        row.extend(places.map(|places| numbers.write(places.into())));
-        row
-    };
-    table(&header, &[0, 2], all_queues(status).map(row))
-}
-
-/// Each for itself: two of them count the same frames.
-fn kernel_counters(status: &Status, numbers: Numbers) -> String {
-    let header = [
-        "INTERFACE",
-        "QUEUE",
-        "RX_DROPPED",
-        "RX_RING_FULL",
-        "RX_FILL_RING_EMPTY",
-        "RX_INVALID",
-        "TX_INVALID",
-        "TX_RING_EMPTY",
-    ];
-    let row = |(port, queue): (&Port, &Queue)| {
-        let counted = queue.statistics.map_or_else(
-            || iter::repeat_with(unknown).take(6).collect(),
-            |counted| {
-                let Statistics {
-                    rx_dropped,
-                    rx_ring_full,
-                    rx_fill_ring_empty,
-                    rx_invalid_descs,
-                    tx_invalid_descs,
-                    tx_ring_empty,
-                } = counted;
-                [
-                    rx_dropped,
-                    rx_ring_full,
-                    rx_fill_ring_empty,
-                    rx_invalid_descs,
-                    tx_invalid_descs,
-                    tx_ring_empty,
-                ]
-                .map(|count| numbers.write(count))
-                .to_vec()
-            },
-        );
-        [vec![port.interface.clone(), queue.queue.to_string()], counted].concat()
-    };
-    table(&header, &[0], all_queues(status).map(row))
-}
-
 fn workers(status: &Status, numbers: Numbers) -> String {
     let header = [
         "WORKER",
@@ -347,10 +226,6 @@ fn drops(status: &Status, numbers: Numbers) -> String {
     table(&["DROPPED AS", "FRAMES"], &[0], rows)
 }
 
-fn all_queues(status: &Status) -> impl Iterator<Item = (&Port, &Queue)> {
-    status.ports.iter().flat_map(|port| port.queues.iter().map(move |queue| (port, queue)))
-}
-
 /// Columns two spaces apart; numbers, which is all but the columns named in `words`, to the right.
 fn table(header: &[&str], words: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
@@ -399,7 +274,7 @@ fn bytes(bytes: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::snapshot::{self, PortState};
+    use crate::admin::snapshot::{self, PortState, Queue, Role, Statistics};
 
     fn status() -> Status {
         let counted = Statistics { rx_fill_ring_empty: 3, tx_ring_empty: 4711, ..Statistics::default() };
