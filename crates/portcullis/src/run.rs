@@ -168,7 +168,7 @@ impl<P: Plane> Agent<P> {
         let watchdog = Watchdog::start(workers.counters.clone()).context("cannot start the watchdog")?;
         let before = instance.handover();
         tell(&before);
-        let observer = Observer::new(workers, before);
+        let observer = Observer::new(workers, watchdog.health(), before);
         let (cluster, named) = watch::channel(None);
         tokio::spawn(witness(&config, workers, table.reader(), named).testify(hub));
         let rewire = Rewire::new(&config, view, wiring);

@@ -3,6 +3,7 @@
 //! A worker is asked by an errand, which it does between two turns. One that hangs does not answer, and is shown so.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::flows::Millis;
@@ -21,6 +22,7 @@ use crate::config::Config;
 use crate::in_force::InForce;
 use crate::plane::Plane;
 use crate::rewire::Rewire;
+use crate::watchdog::Health;
 use crate::workers::Workers;
 
 /// How long a worker may take to answer: twenty of an idle one's naps.
@@ -44,6 +46,7 @@ pub struct Parts<'a, P> {
 #[derive(Debug)]
 pub struct Observer {
     started: Instant,
+    health: Arc<Health>,
     previous: Previous,
     /// What each worker said last.
     latest: Vec<Option<Report>>,
@@ -94,10 +97,11 @@ impl Look {
 impl Observer {
     /// Begins to observe an agent that has just started.
     #[must_use]
-    pub fn new(workers: &Workers, previous: Previous) -> Self {
+    pub fn new(workers: &Workers, health: Arc<Health>, previous: Previous) -> Self {
         let workers = workers.count();
         Self {
             started: Instant::now(),
+            health,
             previous,
             latest: (0..workers).map(|_| None).collect(),
             asked: (0..workers).map(|_| None).collect(),
@@ -192,6 +196,7 @@ impl Observer {
         Worker {
             worker,
             answers: false,
+            hangs: self.health.hangs(worker),
             heartbeat_age_seconds: now.since(counters.last_turn()) as f64 / 1000.0,
             polling: match polling {
                 Polling::Busy => "busy",

@@ -199,6 +199,9 @@ pub struct Worker {
     pub worker: usize,
     /// Whether it has answered when it was asked about its ports.
     pub answers: bool,
+    /// Whether the watchdog has seen it stand still for a second.
+    #[serde(default)]
+    pub hangs: bool,
     /// How long ago it turned last.
     pub heartbeat_age_seconds: f64,
     /// How it waits: `busy` or `adaptive`.
