@@ -3,9 +3,9 @@
 //! Both are locks of flock(2) on files with the owner's pid in them: the kernel releases them however the owner
 //! ends. The files stay; a file without a lock means nothing.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -285,7 +285,8 @@ enum Taken {
 fn take(path: &Path) -> Result<Taken, InstanceError> {
     loop {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o644);
+        // Whoever may read it may lock it.
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = match options.open(path) {
             Ok(file) => file,
             // `forget` may have removed the folder, which was empty.
@@ -304,6 +305,7 @@ fn take(path: &Path) -> Result<Taken, InstanceError> {
         let ours = lock.metadata().map_err(file_error(path))?;
         if fs::metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino())) {
             let before = read_pid(&mut lock);
+            lock.set_permissions(Permissions::from_mode(0o600)).map_err(file_error(path))?;
             write_pid(&mut lock).map_err(file_error(path))?;
             return Ok(Taken::Ours { lock, before });
         }
@@ -364,6 +366,8 @@ mod tests {
         let place = Place::new();
         let first = place.start("a").unwrap();
         assert_eq!(running(&place.state("a")).unwrap(), Some(us()));
+        let lock = fs::metadata(place.state("a").join(LOCK)).unwrap();
+        assert_eq!(lock.permissions().mode() & 0o777, 0o600, "who may read a file may lock it");
         let error = place.start("a").unwrap_err();
         let expected =
             format!("another portcullis (pid {}) runs with this state directory", std::process::id());

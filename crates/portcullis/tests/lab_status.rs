@@ -4,6 +4,7 @@ mod asked;
 mod scene;
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 use std::time::Duration;
@@ -169,6 +170,19 @@ fn an_address_that_cannot_be_had_is_an_error_that_names_its_setting() {
         log.contains("cannot listen on 192.0.2.1:9471: choose another `metrics.listen`, or `none`"),
         "{log}"
     );
+}
+
+#[test]
+fn an_address_that_somebody_else_has_keeps_no_agent_from_its_work() {
+    let scene = Scene::new("");
+    let taken = scene.lab.node().run(|| TcpListener::bind("127.0.0.1:9471")).expect("the node's namespace");
+    let agent = scene.agent();
+    assert!(agent.log().contains("127.0.0.1:9471 is taken"), "{}", agent.log());
+    drop(taken.expect("the address"));
+    eventually("it has the address after all", PATIENCE, || {
+        agent.log().contains("are on 127.0.0.1:9471 now")
+    });
+    assert_eq!(get(&scene, "/livez").0, 200);
 }
 
 #[test]

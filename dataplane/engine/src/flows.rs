@@ -13,6 +13,7 @@ pub use crate::clock::Millis;
 use crate::clock::Span;
 use crate::connections::{Connection, ConnectionId, Connections, Entry, Epochs, Full};
 use crate::segment::Arrival;
+pub use crate::state::Course;
 use crate::state::{Sender, State};
 use crate::wiring::{Hop, PortId};
 
@@ -290,16 +291,22 @@ impl Flows {
         })
     }
 
-    /// Takes up a connection that the kernel carries, opened with `key` by whoever is behind `opener`: it lives on,
-    /// and one that is not known yet is judged as soon as it is asked about.
-    pub fn carried(&self, key: &FlowKey, opener: PortId, now: Millis) {
-        let (hash, now) = (self.connections.hash(key), now.ticks());
+    /// Takes up a connection that the kernel carries, opened with `key` by whoever is behind `opener`, and seen by the
+    /// kernel last at `seen`: it lives as long as the kernel's verdict and its own timeout after that, and one that is
+    /// not known yet is judged as soon as it is asked about.
+    pub fn carried(&self, key: &FlowKey, opener: PortId, course: Course, seen: Millis, now: Millis) {
+        let (hash, seen, now) = (self.connections.hash(key), seen.ticks(), now.ticks());
+        let told = State::carried(key.protocol, course);
         let entered = self.connections.put(key, hash, now, |there| match there {
-            Some(there) if there.is_live(now) => (there.sender == Sender::Initiator
-                && there.entry.state != State::Denied)
-                .then(|| Entry { state: State::carried(key.protocol), ..there.entry }),
+            Some(there) if there.is_live(now) => {
+                // What has been seen of it here says more than that nobody has answered.
+                let state = if course == Course::Opened { there.entry.state } else { told };
+                let is_news = state != there.entry.state || seen.since(there.seen) > 0;
+                let may_be = there.sender == Sender::Initiator && there.entry.state != State::Denied;
+                (is_news && may_be).then_some(Entry { state, ..there.entry })
+            }
             _ => Some(Entry {
-                state: State::carried(key.protocol),
+                state: told,
                 epochs: Epochs { src: None, dst: None },
                 acknowledged: [0; 2],
                 opener: opener.0,

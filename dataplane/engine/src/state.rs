@@ -53,6 +53,17 @@ pub enum State {
     Denied,
 }
 
+/// How far a connection has come that the kernel carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// Nobody has answered yet.
+    Opened,
+    /// Both ends have spoken.
+    Answered,
+    /// One end has said that it ends, by FIN, RST or their like.
+    Ending,
+}
+
 /// What a TCP segment is believed to say, besides its flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standpoint {
@@ -100,13 +111,16 @@ impl State {
         }
     }
 
-    /// The state of a connection that the kernel carries: it is seen only now and then.
+    /// The state of a connection that the kernel carries, from the little that it tells.
     #[must_use]
-    pub const fn carried(protocol: Protocol) -> Self {
-        match protocol {
-            Protocol::TCP => Self::Established,
-            Protocol::SCTP => Self::Association,
-            Protocol::ICMP | Protocol::ICMPV6 => Self::Echo,
+    pub const fn carried(protocol: Protocol, course: Course) -> Self {
+        match (protocol, course) {
+            (Protocol::ICMP | Protocol::ICMPV6, _) => Self::Echo,
+            (Protocol::TCP, Course::Ending) => Self::TimeWait,
+            (Protocol::TCP, Course::Answered) => Self::Established,
+            (Protocol::SCTP, Course::Answered) => Self::Association,
+            (Protocol::TCP | Protocol::SCTP, _) => Self::HalfOpen,
+            (_, Course::Opened) => Self::Unreplied,
             _ => Self::Replied,
         }
     }

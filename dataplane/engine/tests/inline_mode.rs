@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bed::*;
-use engine::flows::Millis;
+use engine::flows::{Course, Millis};
 use engine::inline::{APPROVAL, Judge, Judged, Kernel};
 use engine::io::Slot;
 use engine::loopback::Loopback;
@@ -95,6 +95,15 @@ impl Inline {
         wirings.publish(wiring().with_services([(address("10.96.0.0"), 12)]));
         tables.publish(table(cluster));
         Self { judge, shared, tables, wirings, now: 10_000 }
+    }
+
+    /// The kernel tells of a connection that it carries, whose last packet it saw just now.
+    fn carried(&self, key: &FlowKey, course: Course) {
+        self.carried_since(key, course, self.now);
+    }
+
+    fn carried_since(&self, key: &FlowKey, course: Course, seen: u64) {
+        self.shared.flows.carried(key, PortId(0), course, Millis(seen), Millis(self.now));
     }
 
     fn punt(&mut self, port: usize, departing: bool, frame: FrameBuilder) -> Outcome {
@@ -211,10 +220,32 @@ fn a_reply_is_never_judged_as_a_connection_of_its_own() {
 #[test]
 fn what_the_kernel_carried_through_a_restart_is_known_again() {
     let mut inline = Inline::new(b_accepts(&[80]));
-    inline.shared.flows.carried(&key(A, 4000, B, 80), PortId(0), Millis(inline.now));
-    inline.shared.flows.carried(&key(A, 4000, B, 81), PortId(0), Millis(inline.now));
+    inline.carried(&key(A, 4000, B, 80), Course::Answered);
+    inline.carried(&key(A, 4000, B, 81), Course::Answered);
     inline.punt(1, false, by(1, frame().ip(B, A).tcp(80, 4000).ack())).passes();
     inline.punt(1, false, by(1, frame().ip(B, A).tcp(81, 4000).ack())).drops(DropReason::DefaultDeny);
+}
+
+#[test]
+fn what_the_kernel_carries_gives_its_place_up_once_it_is_over() {
+    let mut inline = Inline::new(b_accepts(&[80]));
+    let (opened, ending) = (key(A, 4000, B, 80), key(A, 4001, B, 80));
+    inline.punt(0, false, by(0, syn(A, 4000, B, 80))).passes();
+    inline.punt(0, false, by(0, syn(A, 4001, B, 80))).passes();
+    let last = inline.now;
+    // The kernel tells the same of them for as long as it remembers them.
+    for _ in 0..5 {
+        inline.carried_since(&opened, Course::Opened, last);
+        inline.carried_since(&ending, Course::Ending, last);
+        inline.now += 5_000;
+    }
+    assert_eq!(inline.shared.flows.len(), 2);
+    inline.now = last + 40_000;
+    inline.shared.flows.sweep(Millis(inline.now));
+    assert_eq!(inline.shared.flows.len(), 1, "nobody has answered the one");
+    inline.now = last + 150_000;
+    inline.shared.flows.sweep(Millis(inline.now));
+    assert_eq!(inline.shared.flows.len(), 0, "the other has ended");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::routes::{self, refusal};
 use super::{Desk, SOCKET, SOCKET_NEW};
@@ -33,6 +34,8 @@ const ASKING: Duration = Duration::from_secs(2);
 const READING: Duration = Duration::from_secs(10);
 /// After an error that accepting met, most likely too few file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often an address is tried that somebody else has.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The agent's unix socket, gone from the state directory when this is dropped.
 #[derive(Debug)]
@@ -66,13 +69,25 @@ impl AdminSocket {
 ///
 /// # Errors
 ///
-/// An address or a name that cannot be had, in words that name its setting.
+/// An address or a name that cannot be had, in words that name its setting. An address that somebody else has is waited
+/// for: any process of the node may take it, and none may keep the agent from its work.
 pub async fn listen(config: &Config, desk: &Desk, more: Router) -> Result<AdminSocket> {
     if let Some(address) = config.metrics_listen {
-        let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("cannot listen on {address}: choose another `metrics.listen`, or `none`")
-        })?;
-        tokio::spawn(accept_tcp(listener, routes::open(desk.clone())));
+        let router = routes::open(desk.clone());
+        match TcpListener::bind(address).await {
+            Ok(listener) => drop(tokio::spawn(accept_tcp(listener, router))),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                warn!(
+                    "{address} is taken: no figures and no probes there until it is free, or `metrics.listen` another"
+                );
+                tokio::spawn(accept_later(address, router));
+            }
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("cannot listen on {address}: choose another `metrics.listen`, or `none`")
+                });
+            }
+        }
     }
     AdminSocket::open(&config.state_dir, routes::router(desk.clone()).merge(more))
         .with_context(|| format!("cannot listen on {SOCKET} in {}", config.state_dir.display()))
@@ -100,6 +115,18 @@ async fn accept(listener: UnixListener, router: Router) {
             Err(error) => failed(&error).await,
         }
     }
+}
+
+/// Answers by `router` whoever connects to `address`, once nobody else listens there.
+async fn accept_later(address: SocketAddr, router: Router) {
+    let listener = loop {
+        tokio::time::sleep(RETRY).await;
+        if let Ok(listener) = TcpListener::bind(address).await {
+            break listener;
+        }
+    };
+    info!("figures and probes are on {address} now");
+    accept_tcp(listener, router).await;
 }
 
 /// Answers by `router` whoever connects to `listener`.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bpf::inline::{CachedFlow, VerdictCache};
-use engine::flows::{Flows, Millis};
+use engine::flows::{Course, Flows, Millis};
 use engine::wiring::{PortId, Wiring};
 use flow::{FlowKey, Protocol, Verdict};
 use table::PolicyTable;
@@ -36,6 +36,16 @@ const fn patience(flow: &CachedFlow) -> Duration {
         _ => 2 * 60,
     };
     Duration::from_secs(seconds)
+}
+
+const fn course(flow: &CachedFlow) -> Course {
+    if flow.ending {
+        Course::Ending
+    } else if flow.answered {
+        Course::Answered
+    } else {
+        Course::Opened
+    }
 }
 
 /// What a round over the verdicts has met.
@@ -72,7 +82,8 @@ pub(super) fn sweep(
             return;
         };
         if flow.verdict == Verdict::Allow {
-            flows.carried(&original(&flow), port, now);
+            let seen = Millis(now.0.saturating_sub(age.as_millis() as u64));
+            flows.carried(&original(&flow), port, course(&flow), seen, now);
         }
         counted[usize::from(port.0)][usize::from(flow.verdict == Verdict::Deny)] += 1;
     })?;

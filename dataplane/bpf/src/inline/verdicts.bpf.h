@@ -23,7 +23,9 @@ static __always_inline enum answer ask(struct verdict *known, const struct layer
 	__u64 now = bpf_ktime_get_coarse_ns();
 	if (now - known->last_seen > SECOND)
 		known->last_seen = now;
-	__u8 flags = known->flags | (layer4->ends ? ENDING : 0) | (by_opener ? 0 : ANSWERED);
+	// One that opens anew on the same ports begins again.
+	__u8 flags = layer4->opens ? known->flags & ~(ENDING | ANSWERED) : known->flags;
+	flags |= (layer4->ends ? ENDING : 0) | (by_opener ? 0 : ANSWERED);
 	if (flags != known->flags)
 		known->flags = flags;
 	return known->verdict == ALLOW ? PASS : STOP;
