@@ -47,8 +47,8 @@ impl Conntrack {
     }
 
     /// The connection of a packet with this key, in the direction and with the addresses with which it was opened. The
-    /// key is that of the packet when it has been translated. `None` when there is no such connection, or its protocol
-    /// has no ports.
+    /// key is that of the packet when it has been translated. `None` when there is no such connection, or one that
+    /// nothing translates, or its protocol has no ports.
     pub fn opened(&mut self, key: &FlowKey) -> Option<FlowKey> {
         if !matches!(key.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP) {
             return None;
@@ -103,7 +103,7 @@ fn request(key: &FlowKey, sequence: u32) -> Vec<u8> {
     request
 }
 
-/// How the connection of this answer was opened, if it is the one that was asked for.
+/// How the connection of this answer was opened, if it is the one that was asked for, and is translated.
 fn opened_in(answer: &[u8], back: &FlowKey) -> Option<FlowKey> {
     if answer.get(4..6)? != CT_NEW.to_ne_bytes() {
         return None;
@@ -111,7 +111,7 @@ fn opened_in(answer: &[u8], back: &FlowKey) -> Option<FlowKey> {
     let attributes = answer.get(HEADER + GENERIC..)?;
     let opened = tuple(attribute(attributes, CTA_TUPLE_ORIG)?)?;
     let replied = tuple(attribute(attributes, CTA_TUPLE_REPLY)?)?;
-    [opened, replied].contains(back).then_some(opened)
+    ([opened, replied].contains(back) && opened != replied.reversed()).then_some(opened)
 }
 
 fn tuple(attributes: &[u8]) -> Option<FlowKey> {
@@ -167,6 +167,14 @@ mod tests {
             for length in 0..whole.len() - 8 {
                 assert_eq!(opened_in(&whole[..length], &replied), None, "{length} bytes");
             }
+        }
+    }
+
+    #[test]
+    fn a_connection_that_nothing_translates_hides_nobody() {
+        let opened = key("10.0.0.1", "192.168.0.1");
+        for asked in [opened, opened.reversed()] {
+            assert_eq!(opened_in(&answer(&opened, &opened.reversed()), &asked), None);
         }
     }
 

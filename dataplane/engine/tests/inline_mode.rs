@@ -344,6 +344,7 @@ fn answers_from_a_port_of_the_node_reach_who_had_asked_there() {
     let outcome = inline.punt(1, true, toward(1, answer()));
     let [told] = outcome.passes() else { panic!("{outcome:?}") };
     assert_eq!((told.port, told.key, told.pod_opened), (PortId(1), asked, true));
+    assert!(told.provisional, "what it goes on to send is judged where it leaves: {told:?}");
     let asked = key(OUTSIDE, 4000, NODE, 30080);
     inline.judge.kernel_mut().translated.insert(asked.reversed(), asked);
     let outcome = inline.punt(UPLINK, true, frame().ip(NODE, OUTSIDE).tcp(30080, 4000).syn().ack());

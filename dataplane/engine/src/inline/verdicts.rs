@@ -94,7 +94,8 @@ pub(super) fn on_denied(
 }
 
 /// The verdict on a packet from a port of the node's own: it answers whoever had asked there, a pod or, by an uplink,
-/// a host.
+/// a host. Who is behind that port, the pod's side does not show: what the pod sends there is judged once more where it
+/// leaves.
 pub(super) fn on_answer(packet: &Packet, punt: Punt, wiring: &Wiring, table: &PolicyTable) -> Option<Judged> {
     let leaves = is_uplink(punt.port, wiring);
     let (port, epoch) = match leaves {
@@ -107,7 +108,7 @@ pub(super) fn on_answer(packet: &Packet, punt: Punt, wiring: &Wiring, table: &Po
         key: if leaves { packet.key } else { packet.key.reversed() },
         verdict: Verdict::Allow,
         pod_opened: !leaves,
-        provisional: false,
+        provisional: !leaves,
         epoch,
         other: None,
     })
