@@ -14,7 +14,6 @@ mod upkeep;
 mod verdicts;
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +28,7 @@ use flow::Address;
 use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
 use table::PolicyTable;
-use tracing::{info, warn};
+use tracing::info;
 use xsk::XskIo;
 
 use crate::admin::snapshot::Repairs;
@@ -99,9 +98,6 @@ impl InlinePlane {
     /// Sets the punt pair up, starts the worker, and takes over what a predecessor left pinned.
     async fn open(mut programs: Inline, beginning: Beginning<'_>) -> Result<Self> {
         let Beginning { config, pins, view, links, claims, table, wiring } = beginning;
-        if config.workers > 1 {
-            warn!(workers = config.workers, "inline mode has one worker, whatever `workers` says");
-        }
         punt_pair::set_up(links.handle()).await?;
         let interfaces: Vec<&InterfaceName> = config.interfaces().collect();
         let owners = (0..interfaces.len()).map(|slot| Owner { worker: 0, slot: Slot(slot) }).collect();
@@ -122,9 +118,9 @@ impl InlinePlane {
         }
 
         let settings = Settings {
-            key: [random(), random()],
+            key: [random()?, random()?],
             // Never 0, which every packet has.
-            mark: random() as u32 | 1 << 31,
+            mark: random()? as u32 | 1 << 31,
             punt_ifindex: if_nametoindex(punt_pair::NEAR).context("the punt pair has gone")?,
             punt_rate: PUNT_RATE,
             punt_burst: PUNT_BURST,
@@ -242,7 +238,7 @@ fn coarse_now() -> u64 {
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// From the randomness of the system, which seeds the hash.
-fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
+/// From getrandom(2): the key of approvals must not be guessed.
+fn random() -> Result<u64> {
+    getrandom::u64().context("getrandom(2)")
 }
