@@ -77,7 +77,7 @@ drop_reasons! {
         "The pod's neighbour entry for its gateway is wrong.";
     Multicast, "multicast",
         "The destination is a multicast or broadcast address.",
-        "Router mode forwards unicast only.";
+        "Only unicast is forwarded.";
     // first fragments
     FragmentUnmatched, "fragment_unmatched",
         "A later fragment whose first one has not come, was not allowed, or came too long ago.",

@@ -3,10 +3,10 @@
 //! The settings, their defaults and their descriptions stand in `raw.rs`, once;
 //! `docs/reference/config.md` is made from them.
 
+mod checks;
 mod raw;
 mod values;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use flow::{Address, MacAddr};
 use policy::model::ObjectName;
-use serde_saphyr::Location;
 
 use crate::interface::{InterfaceName, InterfacePattern};
 
+use checks::Places;
 pub use raw::{Attach, Fallback, Mode, OnExit, Polling, Setting, settings};
 pub use values::Vlan;
 pub(crate) use values::duration;
@@ -49,7 +49,7 @@ pub struct Config {
     pub xsk: Xsk,
     /// The flow table.
     pub flows: Flows,
-    /// How long after a start TCP connections may be taken up in mid-stream.
+    /// How long after a start connections of TCP and SCTP may be taken up in mid-stream.
     pub recovery_window: Duration,
     /// What becomes of the programs when the agent ends.
     pub on_exit: OnExit,
@@ -109,7 +109,7 @@ pub struct Problem {
 }
 
 impl Config {
-    /// Reads and checks a configuration file. `manifests`, from the command line, outdoes the file's own.
+    /// Reads and checks a configuration file. `manifests`, from the command line, overrides the file's own.
     ///
     /// # Errors
     ///
@@ -141,51 +141,15 @@ impl Config {
         let fail = |problems| ConfigError { file: file.to_owned(), problems };
         // An empty document would be null, which is no mapping; let it miss its keys like `{}`.
         let empty = text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#'));
-        let raw: raw::Root = serde_saphyr::from_str(if empty { "{}" } else { text })
-            .map_err(|e| fail(vec![Problem::from_yaml(&e)]))?;
-        let mut checks = Checks::default();
-
-        checks.need(raw.node.is_empty(), "`node` is missing: name this node as the pods' spec.nodeName does");
+        let text = if empty { "{}" } else { text };
+        let unread = |error: serde_saphyr::Error| fail(vec![Problem::from_yaml(&error)]);
+        let raw: raw::Root = serde_saphyr::from_str(text).map_err(unread)?;
+        let places: Places = serde_saphyr::from_str(text).map_err(unread)?;
         let written = raw.manifests.as_ref().map(|m| file.parent().unwrap_or_else(|| Path::new("")).join(m));
         let manifests = manifests.map(Path::to_owned).or(written).unwrap_or_default();
-        checks.need(
-            manifests.as_os_str().is_empty(),
-            "`manifests` is missing: name the folder of the manifests, here or with --manifests DIR",
-        );
-        checks.need(
-            raw.ports.is_empty(),
-            "`ports` is missing or empty: list at least one `{interface: NAME, pod: NAMESPACE/NAME}`",
-        );
-
-        for port in &raw.ports {
-            let (at, port) = (port.referenced, &port.value);
-            checks.once("interface", &port.interface.0.to_string(), at);
-            checks.once("pod", &port.pod.0.to_string(), at);
-            if let Some(mac) = &port.mac {
-                checks.once("MAC address", &mac.0.to_string(), at);
-                if !mac.0.is_usable() {
-                    checks.found(at, format!("`{}` is not the MAC address of one interface", mac.0));
-                }
-            }
-        }
-        for uplink in &raw.uplinks {
-            checks.once("interface", &uplink.value.0.to_string(), uplink.referenced);
-        }
-        let kept = raw.uplinks.iter().map(|u| u.value.0.as_str()).chain(["lo"]);
-        for kept in kept {
-            for pattern in raw.interlock.hold.iter().filter(|p| p.value.0.matches(kept)) {
-                let message = format!(
-                    "`{}` would also hold `{kept}`, which is no pod's interface: choose a narrower pattern",
-                    pattern.value.0
-                );
-                checks.found(pattern.referenced, message);
-            }
-        }
-        if raw.state_dir.is_relative() {
-            checks.found(Location::UNKNOWN, "`state_dir` must be an absolute path".to_owned());
-        }
-        if !checks.problems.is_empty() {
-            return Err(fail(checks.problems));
+        let problems = checks::check(&raw, &places, &manifests);
+        if !problems.is_empty() {
+            return Err(fail(problems));
         }
 
         let ports = raw.ports.into_iter().map(|port| PodPort {
@@ -226,36 +190,26 @@ impl Config {
     }
 }
 
-/// What was found so far, and what must not come twice.
-#[derive(Default)]
-struct Checks {
-    problems: Vec<Problem>,
-    seen: HashMap<(&'static str, String), Location>,
-}
-
-impl Checks {
-    fn need(&mut self, missing: bool, message: &str) {
-        if missing {
-            self.problems.push(Problem { at: None, message: message.to_owned() });
-        }
-    }
-
-    fn found(&mut self, at: Location, message: String) {
-        let at = (at != Location::UNKNOWN).then(|| (at.line(), at.column()));
-        self.problems.push(Problem { at, message });
-    }
-
-    fn once(&mut self, what: &'static str, value: &str, at: Location) {
-        if let Some(first) = self.seen.insert((what, value.to_owned()), at) {
-            self.found(at, format!("{what} `{value}` is already used in line {}", first.line()));
-        }
-    }
-}
-
 impl Problem {
     fn from_yaml(error: &serde_saphyr::Error) -> Self {
         let at = error.location().map(|at| (at.line(), at.column()));
-        Self { at, message: error.without_snippet().to_string() }
+        let message = match error.without_snippet() {
+            serde_saphyr::Error::SerdeUnknownField { field, expected, .. } => unknown_key(field, expected),
+            other => {
+                let message = other.to_string();
+                // The position stands before the message already.
+                let place = at.map(|(line, column)| format!(" at line {line}, column {column}"));
+                place.and_then(|place| message.strip_suffix(&place)).unwrap_or(&message).to_owned()
+            }
+        };
+        Self { at, message }
+    }
+}
+
+fn unknown_key(key: &str, known: &[&str]) -> String {
+    match manifest::closest(key, known) {
+        Some(meant) => format!("unknown key `{key}`: did you mean `{meant}`?"),
+        None => format!("unknown key `{key}`: the keys here are {}", known.join(", ")),
     }
 }
 
@@ -341,13 +295,11 @@ ports:
     mac: 02:00:5e:10:00:01
 uplinks: [eth1, eth2]
 polling: busy
-workers: 2
 xsk: {frames: 4096}
 flows: {capacity: 1024}
 recovery_window: 500ms
 on_exit: detach
 fallback: open
-vlan: strip0
 state_dir: /tmp/state
 metrics: {listen: \"[::1]:9999\"}
 interlock: {hold: [\"pod*\", tap7]}
@@ -361,18 +313,53 @@ interlock: {hold: [\"pod*\", tap7]}
             config.interfaces().map(InterfaceName::as_str).collect::<Vec<_>>(),
             ["pod0", "eth1", "eth2"]
         );
-        assert_eq!((config.polling, config.workers), (Polling::Busy, 2));
+        assert_eq!(config.polling, Polling::Busy);
         assert_eq!((config.xsk.frames, config.flows.capacity), (4096, 1024));
         assert_eq!(config.recovery_window, Duration::from_millis(500));
         assert_eq!((config.on_exit, config.fallback), (OnExit::Detach, Fallback::Open));
-        assert_eq!(config.vlan, Vlan::Strip0);
         assert_eq!(config.state_dir, Path::new("/tmp/state"));
         assert_eq!(config.metrics_listen, Some("[::1]:9999".parse().unwrap()));
         assert_eq!(config.hold.iter().map(InterfacePattern::as_str).collect::<Vec<_>>(), ["pod*", "tap7"]);
+        let config = parse(&format!("{SMALL}workers: 2\nvlan: strip0\n")).unwrap();
+        assert_eq!((config.workers, config.vlan), (2, Vlan::Strip0));
     }
 
     #[test]
-    fn the_command_line_outdoes_the_files_manifests() {
+    fn settings_of_the_other_mode_are_refused_where_they_stand() {
+        let cases = [
+            ("router", "services: [10.96.0.0/12]", "6:11: `services` needs `mode: inline`"),
+            ("router", "inline: {attach: tcx}", "6:9: `inline` needs `mode: inline`"),
+            ("inline", "vlan: strip0", "6:7: `vlan: strip0` needs `mode: router`"),
+            ("inline", "workers: 2", "6:10: inline mode has one worker: remove `workers`"),
+        ];
+        for (mode, setting, problem) in cases {
+            let written = |mode| format!("{SMALL}mode: {mode}\n{setting}\n");
+            assert_eq!(error(&written(mode)), format!("/etc/portcullis/config.yaml:{problem}"));
+            let other = if mode == "router" { "inline" } else { "router" };
+            assert!(parse(&written(other)).is_ok(), "{setting} in mode {other}");
+        }
+        assert!(
+            parse(&format!("{SMALL}mode: inline\nworkers: 1\nvlan: deny\n")).is_ok(),
+            "what holds anyway"
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_once_with_what_was_meant() {
+        assert_eq!(
+            error(&SMALL.replace("manifests: manifests", "manifest: manifests")),
+            "/etc/portcullis/config.yaml:2:1: unknown key `manifest`: did you mean `manifests`?"
+        );
+        assert_eq!(
+            error(&format!("{SMALL}xsk: {{ring_size: 64}}\n")),
+            "/etc/portcullis/config.yaml:5:7: unknown key `ring_size`: the keys here are frames"
+        );
+        let lazy = error(&format!("{SMALL}polling: lazy\n"));
+        assert!(lazy.ends_with(": unknown variant `lazy`, expected one of auto, busy, adaptive"), "{lazy}");
+    }
+
+    #[test]
+    fn the_command_line_overrides_the_files_manifests() {
         let given = Config::parse(SMALL, Path::new("c.yaml"), Some(Path::new("elsewhere"))).unwrap();
         assert_eq!(given.manifests, Path::new("elsewhere"));
         let without = SMALL.replace("manifests: manifests\n", "");
@@ -395,8 +382,8 @@ interlock: {hold: [\"pod*\", tap7]}
         let cases = [
             (format!("{SMALL}uplink: [eth1]\n"), "config.yaml:5:1: ", "uplink"),
             (format!("{SMALL}polling: lazy\n"), "config.yaml:5:10: ", "adaptive"),
-            (format!("{SMALL}vlan: allow\n"), "config.yaml:5:7: ", "no meaning in router mode"),
-            (format!("{SMALL}vlan: {{allow: [5, 7]}}\n"), "config.yaml:5:7: ", "no meaning in router mode"),
+            (format!("{SMALL}vlan: allow\n"), "config.yaml:5:7: ", "`allow` is not supported"),
+            (format!("{SMALL}vlan: {{allow: [5, 7]}}\n"), "config.yaml:5:7: ", "`allow` is not supported"),
             (format!("{SMALL}vlan: tagged\n"), "config.yaml:5:7: ", "`deny` or `strip0`"),
             (format!("{SMALL}vlan: [5]\n"), "config.yaml:5:7: ", "`deny` or `strip0`"),
             (format!("{SMALL}workers: 0\n"), "config.yaml:5:10: ", "between 1 and 256"),

@@ -85,16 +85,17 @@ mapping! {
         /// a pod of a port whose `spec.nodeName` is another gets a warning.
         node: String, "node", "name", required;
         /// The folder of the manifests: Namespace, Pod, Node and NetworkPolicy objects as YAML or JSON.
-        /// A relative path starts at the folder of this file; `--manifests DIR` outdoes it.
+        /// Every `*.yaml`, `*.yml` and `*.json` directly in it counts; subfolders are not read. A relative path starts
+        /// at the folder of this file; `--manifests DIR` overrides it.
         manifests: Option<PathBuf>, "manifests", "folder", required;
         /// How traffic is taken up: `router` carries it all in userspace; `inline` leaves it to the kernel and judges
         /// what is new, which is the mode for Kubernetes nodes (docs/inline.md). Nothing is guessed from the machine
         /// (docs/decisions/0017).
         mode: Mode, "mode", "`router` or `inline`", (Mode::Router);
-        /// Mode `inline`: the networks of service addresses, which the node's kernel translates to those of
+        /// Mode `inline` only. The networks of service addresses, which the node's kernel translates to those of
         /// backends. Policy is asked about the backend.
         services: Vec<Spanned<Parsed<IpNet>>>, "services", "list of networks such as `10.96.0.0/12`", none;
-        /// What is the kernel's in mode `inline`.
+        /// Mode `inline` only. What is the kernel's in it.
         inline: Inline, "inline", "mapping", none;
         /// The pods' interfaces.
         ports: Vec<Spanned<Port>>, "ports", "list", required;
@@ -104,13 +105,13 @@ mapping! {
         /// How workers wait for packets: `busy` keeps a core at full load, `adaptive` sleeps when idle, `auto` is
         /// busy on isolated cores and adaptive elsewhere.
         polling: Polling, "polling", "`auto`, `busy` or `adaptive`", (Polling::Auto);
-        /// How many workers share the ports.
+        /// Mode `router` only. How many workers share the ports; mode `inline` has one.
         workers: Within<1, 256>, "workers", "1 to 256", (Within(1));
         /// Packet memory.
         xsk: Xsk, "xsk", "mapping", none;
         /// The flow table.
         flows: Flows, "flows", "mapping", none;
-        /// How long after a start a TCP segment in mid-stream may open its connection again, in whichever direction
+        /// How long after a start a packet of TCP or SCTP in mid-stream may open its connection again, in whichever direction
         /// the policy allows. `0s`: never.
         recovery_window: Span, "recovery_window", "duration up to 5m", (Span(Duration::from_secs(30)));
         /// What becomes of the pinned programs when the agent is told to end: `keep` leaves them in force, `detach`
@@ -119,9 +120,9 @@ mapping! {
         /// What the pinned programs do with packets while no agent runs: `closed` drops them, `open` hands them to
         /// the kernel unjudged. With `open` there is no interlock either, also while the agent runs.
         fallback: Fallback, "fallback", "`closed` or `open`", (Fallback::Closed);
-        /// What becomes of frames with a VLAN tag: `deny` drops them; `strip0` takes one priority tag (VLAN 0) off and
-        /// judges what is behind it, which then leaves untagged. `allow`, for VLANs to carry through, is refused in
-        /// router mode.
+        /// What becomes of frames with a VLAN tag: `deny` drops them; `strip0`, in mode `router` only, takes one
+        /// priority tag (VLAN 0) off and judges what is behind it, which then leaves untagged. VLANs cannot be carried
+        /// through.
         vlan: Vlan, "vlan", "`deny` or `strip0`", (Vlan::Deny);
         /// The folder of the agent's own state; one agent runs in each.
         state_dir: Folder, "state_dir", "absolute path", (Folder(PathBuf::from("/run/portcullis")));
@@ -165,7 +166,7 @@ impl Port {
 mapping! {
     /// `inline`.
     Inline {
-        /// What holds the programs of mode `inline` in their places: `tcx` links (Linux 6.6 or later), which only the
+        /// Mode `inline` only. What holds its programs in their places: `tcx` links (Linux 6.6 or later), which only the
         /// agent and its pins hold; filters of a `clsact` qdisc, which go with the qdisc when somebody removes that;
         /// or `auto`, links where the kernel has them and filters elsewhere.
         attach: Attach, "inline.attach", "`auto`, `tcx` or `clsact`", (Attach::Auto);
@@ -193,7 +194,7 @@ mapping! {
     /// `metrics`.
     Metrics {
         /// Where `/metrics`, `/livez` and `/readyz` are answered over TCP. They can also be asked for over the
-        /// agent's own socket, `admin.sock` in its `state_dir`, which is for root alone.
+        /// agent's own socket, `admin.sock` in its `state_dir`, which is for root and the agent's own user.
         listen: Listen, "metrics.listen", "`address:port` or `none`", (Listen(Some(METRICS)));
     }
 }

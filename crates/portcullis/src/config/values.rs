@@ -47,8 +47,8 @@ impl<'de> Deserialize<'de> for Vlan {
             Written::Other(_) => false,
         };
         Err(D::Error::custom(if allows {
-            "`allow` has no meaning in router mode: what is routed leaves its VLAN, and no port has an address in \
-             another one; use `deny` or `strip0`"
+            "`allow` is not supported: no port has an address in a VLAN, and policy is about addresses; use `deny`, or \
+             in mode `router` `strip0`"
         } else {
             "`vlan` is `deny` or `strip0`"
         }))
