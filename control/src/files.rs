@@ -2,6 +2,7 @@
 //!
 //! `*.yaml`, `*.yml` and `*.json` directly in the folder, in the order of their names. Not dot-files; but links
 //! are followed, so the layout of a ConfigMap volume works: `a.yaml -> ..data/a.yaml`, `..data -> ..2026_01_01`.
+//! Subfolders are not read, and those that hold manifests are told of: a policy that nobody reads protects nothing.
 //! What would block or never end is refused: pipes, devices, link loops, too much.
 
 use std::fs::{self, Metadata, OpenOptions};
@@ -16,6 +17,8 @@ use manifest::Diagnostic;
 const MAX_FILES: usize = 4096;
 /// Most bytes of all files that make one set: 256 MiB.
 pub(crate) const MAX_TOTAL: u64 = 256 << 20;
+/// Most entries of a subfolder that are looked at for a manifest.
+const MAX_LOOKED_AT: usize = 1000;
 /// How often a folder is read again because it changed meanwhile.
 const TRIES: usize = 5;
 
@@ -54,15 +57,56 @@ enum Stamp {
     Unreadable(io::ErrorKind),
 }
 
-/// The manifests of a folder by path, with their stamps. Equal listings: nothing has changed.
+/// What a folder holds. Equal listings: nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Listing(Vec<(PathBuf, Stamp)>);
+pub(crate) struct Listing {
+    /// Its manifests by path, with their stamps.
+    manifests: Vec<(PathBuf, Stamp)>,
+    /// Its subfolders that hold manifests, which are not read.
+    unread: Vec<PathBuf>,
+}
+
+impl Listing {
+    /// A warning for each subfolder whose manifests are not read.
+    pub(crate) fn warnings(&self) -> Vec<Diagnostic> {
+        let warning = |path: &PathBuf| {
+            let name = Arc::from(path.display().to_string());
+            Diagnostic::warning(name, "unread-folder", "the manifests of a subfolder are not read")
+                .suggest("move them up")
+        };
+        self.unread.iter().map(warning).collect()
+    }
+}
 
 /// Whether a name in the folder is that of a manifest.
 pub(crate) fn is_manifest(path: &Path) -> bool {
-    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     let suffix = path.extension().and_then(|suffix| suffix.to_str());
-    !hidden && matches!(suffix, Some("yaml" | "yml" | "json"))
+    !is_hidden(path) && matches!(suffix, Some("yaml" | "yml" | "json"))
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+/// Whether a folder holds a manifest, itself or in folders below it. Links in it are not followed.
+fn holds_manifests(folder: PathBuf) -> bool {
+    let (mut folders, mut looked_at) = (vec![folder], 0);
+    while let Some(folder) = folders.pop() {
+        // One that cannot be read is none of ours to tell of: `lost+found`.
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            looked_at += 1;
+            if looked_at > MAX_LOOKED_AT {
+                return false;
+            }
+            let path = entry.path();
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() && !is_hidden(&path) => folders.push(path),
+                Ok(kind) if !kind.is_dir() && is_manifest(&path) => return true,
+                _ => {}
+            }
+        }
+    }
+    false
 }
 
 /// Lists the manifests of a folder.
@@ -71,11 +115,13 @@ pub(crate) fn list(folder: &Path) -> Result<Listing, Diagnostic> {
         let code = if error.kind() == io::ErrorKind::NotFound { "no-folder" } else { "unreadable" };
         refuse(folder, code, format!("the folder of the manifests cannot be read: {error}"))
     };
-    let mut paths = Vec::new();
+    let (mut paths, mut unread) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(folder).map_err(|e| unreadable(&e))? {
         let path = entry.map_err(|e| unreadable(&e))?.path();
         if is_manifest(&path) {
             paths.push(path);
+        } else if !is_hidden(&path) && path.is_dir() && holds_manifests(path.clone()) {
+            unread.push(path);
         }
     }
     if paths.len() > MAX_FILES {
@@ -83,15 +129,15 @@ pub(crate) fn list(folder: &Path) -> Result<Listing, Diagnostic> {
         return Err(refuse(folder, "too-large", message));
     }
     paths.sort();
-    Ok(Listing(
-        paths
-            .into_iter()
-            .map(|path| {
-                let stamp = fs::metadata(&path).map_or_else(|e| Stamp::Unreadable(e.kind()), |m| stamp(&m));
-                (path, stamp)
-            })
-            .collect(),
-    ))
+    unread.sort();
+    let manifests = paths
+        .into_iter()
+        .map(|path| {
+            let stamp = fs::metadata(&path).map_or_else(|e| Stamp::Unreadable(e.kind()), |m| stamp(&m));
+            (path, stamp)
+        })
+        .collect();
+    Ok(Listing { manifests, unread })
 }
 
 fn stamp(metadata: &Metadata) -> Stamp {
@@ -112,7 +158,7 @@ pub(crate) fn read_folder(folder: &Path) -> Result<(Vec<Source>, Listing), Vec<D
     let mut before = list(folder).map_err(|error| vec![error])?;
     let mut tries = 0;
     loop {
-        let sources = read_all(before.0.iter().map(|(path, _)| path.as_path()));
+        let sources = read_all(before.manifests.iter().map(|(path, _)| path.as_path()));
         let after = list(folder).map_err(|error| vec![error])?;
         tries += 1;
         // Between the two listings somebody may have swapped files: half old and half new is no set.
@@ -146,7 +192,8 @@ fn read(path: &Path) -> Result<Vec<u8>, Diagnostic> {
     let unreadable = |error: io::Error| {
         let diagnostic = refuse(path, "unreadable", format!("cannot be read: {error}"));
         match error.kind() {
-            io::ErrorKind::NotFound => diagnostic.suggest("the link points nowhere"),
+            io::ErrorKind::NotFound if path.is_symlink() => diagnostic.suggest("the link points nowhere"),
+            io::ErrorKind::NotFound => diagnostic.suggest("there is no such file or folder"),
             _ => diagnostic,
         }
     };
@@ -197,6 +244,40 @@ mod tests {
         let (sources, _) = read_folder(folder.path()).unwrap();
         let held: Vec<&[u8]> = sources.iter().map(|s| s.bytes.as_slice()).collect();
         assert_eq!(held, [&b"a.yaml"[..], b"b.yml", b"c.json"]);
+    }
+
+    #[test]
+    fn subfolders_with_manifests_are_told_of() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a.yaml", "notes/a.txt", "team/b.yaml", "base/prod/c.json", ".git/d.yaml", "e/.f/g.yaml"]
+        {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, name).unwrap();
+        }
+        let (sources, listing) = read_folder(folder.path()).unwrap();
+        assert_eq!(sources.len(), 1);
+        let told: Vec<String> = listing.warnings().iter().map(ToString::to_string).collect();
+        let warning = |name: &str| {
+            let path = folder.path().join(name);
+            format!(
+                "{}: warning[unread-folder]: the manifests of a subfolder are not read: move them up",
+                path.display()
+            )
+        };
+        assert_eq!(told, [warning("base"), warning("team")]);
+    }
+
+    #[test]
+    fn what_is_missing_is_told_from_a_link_that_points_nowhere() {
+        let folder = tempfile::tempdir().unwrap();
+        symlink("nowhere", folder.path().join("link.yaml")).unwrap();
+        let help = |name: &str| {
+            let path = folder.path().join(name);
+            read_all(std::iter::once(path.as_path())).unwrap_err().remove(0).suggestion.unwrap()
+        };
+        assert_eq!(help("link.yaml"), "the link points nowhere");
+        assert_eq!(help("missing.yaml"), "there is no such file or folder");
     }
 
     #[test]

@@ -3,13 +3,13 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use manifest::{Diagnostic, Item, Object, Parsed};
 use policy::model::{Cluster, Origin};
 
-use crate::files::{self, MAX_TOTAL, Source};
+use crate::files::{self, Listing, MAX_TOTAL, Source};
 
 /// Most objects of one set.
 const MAX_OBJECTS: usize = 1 << 17;
@@ -30,31 +30,69 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Reads files, and folders as [`Control`](crate::Control) would, into one cluster. Warnings are left out.
-///
-/// # Errors
-///
-/// Everything that is wrong with any of them.
-pub fn load(paths: &[PathBuf]) -> Result<Cluster, Vec<Diagnostic>> {
-    Ok(assemble(&read(paths)?)?.cluster)
+/// What has been read, before it is parsed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// The files, in the order in which they were asked for.
+    pub sources: Vec<Source>,
+    /// What was left unread and deserves a word.
+    pub warnings: Vec<Diagnostic>,
 }
 
-/// Reads files, and the manifests of folders.
+/// Reads files, and folders as [`Control`](crate::Control) would, into one cluster.
 ///
 /// # Errors
 ///
-/// Names the paths that cannot be read, or too much of them.
-pub fn read(paths: &[PathBuf]) -> Result<Vec<Source>, Vec<Diagnostic>> {
-    let mut sources = Vec::new();
+/// Everything that is wrong with any of them, and where they hold no object.
+pub fn load(paths: &[PathBuf]) -> Result<Loaded, Vec<Diagnostic>> {
+    let Files { sources, warnings } = read(paths)?;
+    let mut loaded = assemble(&sources)?;
+    if loaded.cluster == Cluster::default() {
+        let name = paths.first().map_or_else(|| "the manifests".into(), |path| path.display().to_string());
+        return Err(vec![no_objects(&name)]);
+    }
+    loaded.warnings.splice(..0, warnings);
+    Ok(loaded)
+}
+
+/// Reads files, and those of folders.
+///
+/// # Errors
+///
+/// Names the paths that cannot be read, or too much of them, and folders without a file that counts.
+pub fn read(paths: &[PathBuf]) -> Result<Files, Vec<Diagnostic>> {
+    let mut read = Files::default();
     for path in paths {
         if path.is_dir() {
-            sources.extend(files::read_folder(path)?.0);
+            let (sources, listing) = files::read_folder(path)?;
+            if sources.is_empty() {
+                return Err(vec![no_files(path, &listing)]);
+            }
+            read.sources.extend(sources);
+            read.warnings.extend(listing.warnings());
         } else {
-            sources.extend(files::read_all(std::iter::once(path.as_path()))?);
+            read.sources.extend(files::read_all(std::iter::once(path.as_path()))?);
         }
-        within_total(&sources)?;
+        within_total(&read.sources)?;
     }
-    Ok(sources)
+    Ok(read)
+}
+
+fn no_files(folder: &Path, listing: &Listing) -> Diagnostic {
+    let name = Arc::from(folder.display().to_string());
+    let refused = Diagnostic::error(name, "no-files", "the folder holds no *.yaml, *.yml or *.json");
+    match listing.warnings().first() {
+        Some(unread) => refused.suggest(format!("those of {} are not read: move them up", unread.source)),
+        None => refused,
+    }
+}
+
+/// The refusal of a set without an object: a folder that is just being filled, or a volume that came up empty, must
+/// not open everything.
+#[must_use]
+pub fn no_objects(name: &str) -> Diagnostic {
+    Diagnostic::error(Arc::from(name), "no-objects", "no file holds an object that policy looks at")
+        .suggest("put Node, Namespace, Pod and NetworkPolicy objects into *.yaml files here")
 }
 
 /// One cluster of texts that have been read already: a set, bounded as a whole.

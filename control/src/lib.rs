@@ -19,6 +19,6 @@ mod index;
 mod publish;
 
 pub use files::Source;
-pub use index::{Loaded, assemble, load, read};
+pub use index::{Files, Loaded, assemble, load, no_objects, read};
 pub use manifest::{Diagnostic, Severity};
 pub use publish::{Control, Event};

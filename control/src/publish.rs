@@ -55,6 +55,11 @@ pub enum Event {
         /// What was accepted but deserves a word.
         warnings: Vec<Diagnostic>,
     },
+    /// The files say what is in force, and something else in them deserves a word.
+    Warned {
+        /// All that does.
+        warnings: Vec<Diagnostic>,
+    },
 }
 
 /// Keeps the published table true to a folder of manifests.
@@ -66,6 +71,8 @@ pub struct Control {
     /// What each file said when it was last parsed: most changes touch one file of many.
     parsed: HashMap<String, Remembered>,
     cluster: Option<Arc<Cluster>>,
+    /// What was warned of last, to say it once.
+    warned: Vec<Diagnostic>,
     /// What was refused last, to say it once.
     refused: Option<Vec<Diagnostic>>,
     /// The cluster that was refused last because its table would be too large, to find that out once.
@@ -98,6 +105,7 @@ impl Control {
             events,
             parsed: HashMap::new(),
             cluster: None,
+            warned: Vec::new(),
             refused: None,
             too_large: None,
             read: None,
@@ -154,8 +162,7 @@ impl Control {
             Ok((cluster, warnings)) => {
                 if self.cluster.as_deref() == Some(&cluster) {
                     self.too_large = None;
-                    let mended = self.refused.take().is_some();
-                    return mended.then_some(Event::Mended { warnings });
+                    return self.unchanged(warnings);
                 }
                 if self.too_large.as_ref() == Some(&cluster) {
                     return None;
@@ -170,6 +177,7 @@ impl Control {
                     }
                 };
                 (self.refused, self.too_large) = (None, None);
+                self.warned.clone_from(&warnings);
                 let table = self.publisher.publish(table);
                 let cluster = Arc::new(cluster);
                 self.cluster = Some(Arc::clone(&cluster));
@@ -178,6 +186,15 @@ impl Control {
             }
             Err(diagnostics) => self.refuse(diagnostics),
         }
+    }
+
+    /// Tells what the files say besides the policy in force, unless it has just been told.
+    fn unchanged(&mut self, warnings: Vec<Diagnostic>) -> Option<Event> {
+        let warned = std::mem::replace(&mut self.warned, warnings.clone());
+        if self.refused.take().is_some() {
+            return Some(Event::Mended { warnings });
+        }
+        (!warnings.is_empty() && warnings != warned).then_some(Event::Warned { warnings })
     }
 
     /// Tells what is refused, unless it has just been told.
@@ -209,9 +226,10 @@ impl Control {
         // Not known until read: a folder that cannot be read looks different each time.
         self.read = None;
         let (sources, listing) = files::read_folder(&self.folder)?;
+        let mut warnings = listing.warnings();
         self.read = Some((listing, Instant::now()));
         self.remember(sources).map_err(|error| vec![error])?;
-        let (mut items, mut warnings, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut items, mut errors) = (Vec::new(), Vec::new());
         let mut names: Vec<&String> = self.parsed.keys().collect();
         names.sort();
         for name in names {
@@ -223,16 +241,13 @@ impl Control {
                 Err(found) => errors.extend_from_slice(found),
             }
         }
+        if items.is_empty() && errors.is_empty() {
+            errors.push(index::no_objects(&self.folder.display().to_string()));
+            // Often, they are all a folder deeper.
+            errors.append(&mut warnings);
+        }
         if !errors.is_empty() {
             return Err(index::told(errors));
-        }
-        if items.is_empty() {
-            // A folder that is just being filled, or a volume that came up empty, must not open everything.
-            let folder = Arc::from(self.folder.display().to_string());
-            return Err(vec![
-                Diagnostic::error(folder, "no-objects", "no file holds an object that policy looks at")
-                    .suggest("put Node, Namespace, Pod and NetworkPolicy objects into *.yaml files here"),
-            ]);
         }
         Ok((index::cluster(items.into_iter())?, index::told(warnings)))
     }

@@ -429,9 +429,40 @@ fn files_and_folders_are_loaded_without_watching() {
     fs::write(folder.path().join("cluster.txt"), CLUSTER).unwrap();
     fs::write(folder.path().join("more/only.yaml"), only(80)).unwrap();
     let paths = [folder.path().join("cluster.txt"), folder.path().join("more")];
-    let cluster = load(&paths).unwrap();
+    let cluster = load(&paths).unwrap().cluster;
     assert_eq!((cluster.pods.len(), cluster.policies.len()), (2, 1));
     fs::write(folder.path().join("more/bad.yaml"), "kind: Pod\n").unwrap();
     assert_eq!(load(&paths).unwrap_err()[0].code, "missing-field");
     assert_eq!(load(&[folder.path().join("gone")]).unwrap_err()[0].code, "unreadable");
+}
+
+#[test]
+fn nothing_loaded_is_no_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = || load(&[folder.path().to_owned()]).unwrap_err().remove(0);
+    assert_eq!((refused().code, refused().suggestion), ("no-files", None));
+    fs::create_dir(folder.path().join("team")).unwrap();
+    fs::write(folder.path().join("team/all.yaml"), CLUSTER).unwrap();
+    let help = refused().suggestion.unwrap();
+    assert!(help.contains("team are not read: move them up"), "{help}");
+    fs::write(folder.path().join("empty.yaml"), "# later\n").unwrap();
+    assert_eq!(refused().code, "no-objects");
+    fs::write(folder.path().join("all.yaml"), CLUSTER).unwrap();
+    let loaded = load(&[folder.path().to_owned()]).unwrap();
+    assert_eq!((loaded.cluster.pods.len(), loaded.warnings[0].code), (2, "unread-folder"));
+}
+
+#[tokio::test]
+async fn a_subfolder_with_manifests_is_told_of_once() {
+    let mut following = Following::with_port_80().await;
+    fs::create_dir(following.path("team")).unwrap();
+    fs::write(following.path("team/more.yaml"), only(81)).unwrap();
+    let Event::Warned { warnings } = following.event().await else { panic!("warned") };
+    assert!(warnings[0].source.ends_with("/team"), "{warnings:?}");
+    following.assert_open(&[80]);
+    following.rename_into("only.yaml", &only(82));
+    following.published().await;
+    fs::remove_dir_all(following.path("team")).unwrap();
+    following.assert_silent(1500).await;
+    following.stop().await;
 }

@@ -61,6 +61,7 @@ impl InForce {
                 self.refused = None;
                 info!("the manifests are mended; the policy in force is theirs");
             }
+            Event::Warned { warnings } => warn_of(warnings),
             Event::Refused { diagnostics, report } => {
                 let errors = diagnostics.iter().filter(|found| found.severity == Severity::Error).count();
                 error!(errors, "the manifests are refused; the policy in force stays\n{report}");

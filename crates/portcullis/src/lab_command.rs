@@ -92,8 +92,12 @@ pub(crate) fn outside() -> Vec<Host> {
 
 /// The cluster that these files and folders describe.
 pub(crate) fn load(manifests: &[PathBuf]) -> Result<Cluster, Failure> {
-    control::load(manifests).map_err(|diagnostics| {
+    let loaded = control::load(manifests).map_err(|diagnostics| {
         let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
         usage(anyhow!(lines.join("\n")))
-    })
+    })?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(loaded.cluster)
 }

@@ -72,20 +72,25 @@ impl Offline {
     ///
     /// Exit code 2, with everything that is wrong with any of them.
     pub fn load(paths: &[PathBuf]) -> Result<Self, Failure> {
-        let mut sources = Vec::new();
+        let (mut sources, mut warnings) = (Vec::new(), Vec::new());
         let mut stdin_read = false;
         for path in paths {
             if path.as_os_str() != "-" {
                 let read = control::read(std::slice::from_ref(path));
-                sources.extend(read.map_err(|errors| refused(&errors, &[]))?);
+                let files = read.map_err(|errors| refused(&errors, &[]))?;
+                sources.extend(files.sources);
+                warnings.extend(files.warnings);
             } else if !std::mem::replace(&mut stdin_read, true) {
                 let read = Source::from_stream(STDIN, io::stdin().lock());
                 sources.push(read.map_err(|error| refused(&[error], &[]))?);
             }
         }
         let loaded = control::assemble(&sources).map_err(|errors| refused(&errors, &sources))?;
-        for warning in &loaded.warnings {
+        for warning in warnings.iter().chain(&loaded.warnings) {
             tracing::warn!("{warning}");
+        }
+        if let Some(source) = sources.first().filter(|_| loaded.cluster == Cluster::default()) {
+            return Err(refused(&[control::no_objects(&source.name)], &[]));
         }
         Self::new(loaded.cluster)
     }

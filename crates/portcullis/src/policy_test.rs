@@ -25,7 +25,7 @@ pub mod report;
 
 use std::path::PathBuf;
 
-use control::Source;
+use control::{Files, Source};
 use manifest::Diagnostic;
 
 pub use plan::Test;
@@ -58,8 +58,10 @@ impl Suite {
     ///
     /// Everything that is wrong with any of them.
     pub fn load(paths: &[PathBuf]) -> Result<Self, Refused> {
-        let sources = control::read(paths).map_err(|errors| Refused { errors, sources: Vec::new() })?;
+        let Files { sources, warnings } =
+            control::read(paths).map_err(|errors| Refused { errors, sources: Vec::new() })?;
         let mut planner = Planner::default();
+        planner.warn(warnings);
         let (mut tests, mut errors) = (Vec::new(), Vec::new());
         for source in &sources {
             match planner.file(source) {

@@ -99,3 +99,31 @@ fn reach_answers_for_every_ordered_pair() {
     assert_eq!(stdout(&output).lines().count(), 1 + 8 * 7);
     assert_eq!(portcullis("reach --from nowhere").status.code(), Some(2));
 }
+
+#[test]
+fn what_is_not_read_is_told() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let reach = |folder: &Path| {
+        let command = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["reach", "-f"])
+            .arg(folder)
+            .current_dir(&root)
+            .output()
+            .expect("it runs");
+        (command.status.code(), String::from_utf8_lossy(&command.stderr).into_owned())
+    };
+    let (code, said) = reach(Path::new("docs/examples"));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("docs/examples/policies: warning[unread-folder]"), "{said}");
+    let empty = tempfile::tempdir().expect("a folder");
+    let (code, said) = reach(empty.path());
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("the folder holds no *.yaml, *.yml or *.json"), "{said}");
+    std::fs::write(empty.path().join("later.yaml"), "# nothing yet\n").expect("a file");
+    let (code, said) = reach(empty.path());
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("no file holds an object that policy looks at"), "{said}");
+    let (code, said) = reach(Path::new("missing.yaml"));
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("help: there is no such file or folder"), "{said}");
+}

@@ -15,7 +15,7 @@ use testkit::frames::frame;
 fn every_pair_gets_what_the_oracle_says() {
     let scene = Scene::new("");
     let _servers = scene.servers();
-    let cluster = control::load(&[scene.home.manifests()]).expect("manifests");
+    let cluster = control::load(&[scene.home.manifests()]).expect("manifests").cluster;
     let pods: Vec<Place> = scene.lab.pods().iter().map(|pod| Place::Pod(pod.name.clone())).collect();
     let outside = scene.lab.topology().outside.iter().map(|host| Place::outside(&host.name));
     let places: Vec<Place> = pods.iter().cloned().chain(outside).collect();

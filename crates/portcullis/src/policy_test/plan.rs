@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use control::Source;
+use control::{Files, Source};
 use flow::{Address, Verdict};
 use manifest::{Diagnostic, Item, Object};
 use policy::model::{Cluster, ObjectName};
@@ -98,7 +98,8 @@ impl Planner {
     }
 
     fn read(&mut self, paths: &[PathBuf]) -> Result<Vec<Source>, Errors> {
-        let sources = control::read(paths)?;
+        let Files { sources, warnings } = control::read(paths)?;
+        self.warn(warnings);
         self.loaded += sources.iter().map(|source| source.bytes.len() as u64).sum::<u64>();
         if self.loaded > MAX_LOADED {
             let name = Arc::from(paths.first().map_or_else(String::new, |path| path.display().to_string()));
@@ -141,7 +142,7 @@ impl Planner {
     }
 
     /// Many tests may read one file; what it deserves is said once.
-    fn warn(&mut self, warnings: Vec<Diagnostic>) {
+    pub(super) fn warn(&mut self, warnings: Vec<Diagnostic>) {
         for warning in warnings {
             if self.warnings.len() < 100 && !self.warnings.contains(&warning) {
                 self.warnings.push(warning);
