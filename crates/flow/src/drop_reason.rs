@@ -99,7 +99,7 @@ drop_reasons! {
         "An ICMP error quotes no allowed connection, or does not come from and go to its ends.",
         "Harmless alone; many of them mean that somebody probes.";
     MasqueradedSource, "masqueraded_source",
-        "The packet goes under an address of the node, by translation, and the node's connection tracking does not know who sent it.",
+        "The packet goes under another address than its sender's, by translation, and the node's connection tracking does not know who sent it.",
         "Let connection tracking see what translates it, as it does with kube-proxy, or keep the client's address (`externalTrafficPolicy: Local`).";
     ServiceUntranslated, "service_untranslated",
         "A packet for a service is about to leave under the service's own address.",

@@ -264,9 +264,13 @@ mod tests {
         };
         let script =
             Interlock::of("/run/portcullis".as_ref()).forwarding(forwards).script(&[], &[].into(), &[]);
-        for service in ["ip daddr { 10.96.0.0/12 }", "ip6 daddr { fd96::/108 }"] {
+        for service in [
+            "original ip daddr { 10.96.0.0/12 }",
+            "original ip6 daddr { fd96::/108 }",
+            "direction original ct status dnat",
+        ] {
             let rule = format!(
-                "    iif @ready oifname != {{ \"eth0\" }} ct original {service} counter drop \
+                "    iif @ready oifname != {{ \"eth0\" }} ct {service} counter drop \
                  comment \"a service, by no uplink\"\n"
             );
             assert!(script.contains(&rule), "{script}");

@@ -35,13 +35,25 @@ type Row = (Place, fn(Family, &Scene) -> IpAddr, u16, Option<&'static str>);
 
 /// Enforces `policy`, with these Services by rules of both kinds, and looks what becomes of these connections.
 fn play(policy: &str, services: fn(&Scene) -> Vec<Service>, rows: &[Row]) {
+    play_in(Masquerade::Hairpins, |_| (), policy, services, rows);
+}
+
+/// The same in a node that hides more, or is otherwise prepared.
+fn play_in(
+    masquerade: Masquerade,
+    prepare: fn(&Scene),
+    policy: &str,
+    services: fn(&Scene) -> Vec<Service>,
+    rows: &[Row],
+) {
     for rules in RulesOf::ALL {
         let mut scene = cluster_ips::scene();
         let other_node = Host { name: "node-2".to_owned(), addresses: Vec::from(OTHER_NODE) };
         scene.lab.add_outside(vec![other_node]).expect("another node");
         scene.home.apply("policy.yaml", policy).expect("a manifest");
         let _servers = scene.servers();
-        scene.lab.serve(&services(&scene), rules, Masquerade::Hairpins).expect("rules");
+        scene.lab.serve(&services(&scene), rules, masquerade).expect("rules");
+        prepare(&scene);
         let _agent = scene.agent();
         let each =
             || Family::ALL.into_iter().flat_map(|family| Transport::ALL.map(|transport| (family, transport)));
@@ -97,6 +109,22 @@ fn at_node_port(services: Vec<Service>, node_port: u16) -> Vec<Service> {
     services.into_iter().map(with).collect()
 }
 
+/// Services of y/b and z/a, which are here, and of z/c, which is elsewhere: [`TO_Y`] lets x/a reach the first.
+fn of_three(scene: &Scene) -> Vec<Service> {
+    [on_80(scene, 1, "y/b"), on_80(scene, 2, "z/c"), on_80(scene, 3, "z/a")].concat()
+}
+
+/// What becomes of connections to them.
+fn fates_of_three() -> Vec<Row> {
+    vec![
+        (pod("x/a"), first, 80, Some("y/b")),
+        (pod("x/a"), second, 80, None),
+        (pod("x/a"), third, 80, None),
+        (pod("x/b"), second, 80, Some("z/c")),
+        (pod("x/b"), third, 80, Some("z/a")),
+    ]
+}
+
 #[test]
 fn st_16_a_pod_reaches_itself_through_its_service_however_isolated() {
     let services = |scene: &Scene| on_80(scene, 1, "x/a");
@@ -109,20 +137,7 @@ fn st_16_a_pod_reaches_itself_through_its_service_however_isolated() {
 
 #[test]
 fn st_17_policy_sees_the_backend_and_not_the_cluster_ip() {
-    // z/a is here, z/c is elsewhere.
-    let services =
-        |scene: &Scene| [on_80(scene, 1, "y/b"), on_80(scene, 2, "z/c"), on_80(scene, 3, "z/a")].concat();
-    play(
-        &x_a(TO_Y),
-        services,
-        &[
-            (pod("x/a"), first, 80, Some("y/b")),
-            (pod("x/a"), second, 80, None),
-            (pod("x/a"), third, 80, None),
-            (pod("x/b"), second, 80, Some("z/c")),
-            (pod("x/b"), third, 80, Some("z/a")),
-        ],
-    );
+    play(&x_a(TO_Y), of_three, &fates_of_three());
 }
 
 #[test]
@@ -181,4 +196,47 @@ fn pods_are_judged_by_way_of_node_ports_too() {
             (Place::outside("outside-1"), node, NODE_PORT + 1, Some("z/c")),
         ],
     );
+}
+
+#[test]
+fn a_pod_is_who_it_is_under_an_address_that_is_not_even_the_nodes() {
+    // All that pods send gets a source that no interface has.
+    let pool = |scene: &Scene| {
+        let rules = "nft -f - <<'END'\ntable inet pool {\n chain postrouting {\n  type nat hook postrouting priority 90\n  \
+                     ip saddr 10.1.0.0/16 snat ip to 198.51.100.200\n  \
+                     ip6 saddr fd10::/48 snat ip6 to 2001:db8:100::200\n }\n}\nEND\n";
+        let output = scene.node(rules);
+        assert!(output.status.success(), "{}", text(&output));
+        let way_back = "ip route add 198.51.100.200 via 10.255.0.1 dev eth0 onlink && \
+                        ip route add 2001:db8:100::200 via fe80::3 dev eth0";
+        let output = scene.lab.outside().command("sh").args(["-c", way_back]).output().expect("sh runs");
+        assert!(output.status.success(), "{}", text(&output));
+    };
+    let mut rows = fates_of_three();
+    let of_y_b = |family: Family, scene: &Scene| scene.address(&pod("y/b"), family);
+    let of_z_c = |family: Family, scene: &Scene| scene.address(&pod("z/c"), family);
+    rows.extend([
+        (pod("x/a"), of_y_b as fn(Family, &Scene) -> IpAddr, 80, Some("y/b")),
+        (pod("x/a"), of_y_b, 81, None),
+        (pod("x/a"), of_z_c, 80, None),
+        (pod("x/b"), of_z_c, 80, Some("z/c")),
+    ]);
+    play_in(Masquerade::Hairpins, pool, &x_a(TO_Y), of_three, &rows);
+}
+
+#[test]
+fn filters_of_others_on_the_ports_of_pods_hide_no_sender() {
+    let filters = |scene: &Scene| {
+        for pod in scene.lab.pods() {
+            let interface = &pod.interface;
+            // It writes a number of its own where ours have written whose packet that is.
+            let line = format!(
+                "tc qdisc add dev {interface} clsact && \
+                 tc filter add dev {interface} ingress protocol all u32 match u32 0 0 classid 1:7"
+            );
+            let output = scene.node(&line);
+            assert!(output.status.success(), "{}", text(&output));
+        }
+    };
+    play_in(Masquerade::All, filters, &x_a(TO_Y), of_three, &fates_of_three());
 }

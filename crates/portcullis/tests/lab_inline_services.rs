@@ -203,6 +203,34 @@ fn what_nothing_translates_does_not_leave_the_node() {
 }
 
 #[test]
+fn whom_the_node_hides_where_tracking_does_not_see_it_is_let_in_nowhere() {
+    let scene = cluster_ips::scene();
+    let _servers = scene.servers();
+    let mut rules =
+        String::from("table inet blind {\n chain before {\n  type filter hook prerouting priority raw\n");
+    let mut probes = Vec::new();
+    let mut hides = String::new();
+    for (family, ip) in [(Family::V4, "ip"), (Family::V6, "ip6")] {
+        let [from, node] = [pod("x/b"), Place::Node].map(|place| scene.address(&place, family));
+        rules += &format!("  {ip} saddr {from} notrack\n");
+        hides += &format!("  {ip} saddr {from} {ip} saddr set {node}\n");
+        let to = scene.address(&pod("y/c"), family);
+        probes.extend(Transport::ALL.map(|transport| Probe { from: pod("x/b"), to, port: 80, transport }));
+    }
+    rules += &format!(" }}\n chain after {{\n  type filter hook postrouting priority 0\n{hides} }}\n}}\n");
+    let output = scene.node(&format!("nft -f - <<'END'\n{rules}END\n"));
+    assert!(output.status.success(), "{}", text(&output));
+    let mut agent = scene.agent();
+    let outcomes = probe_all(&scene.lab, &probes, SILENCE).expect("probes");
+    assert!(outcomes.iter().all(|outcome| *outcome == Outcome::TimedOut), "{outcomes:?}");
+    agent
+        .wait_until("has not counted them", |figures| {
+            figures["portcullis_drops_total{reason=\"masqueraded_source\"}"] >= probes.len() as u64
+        })
+        .expect("counted");
+}
+
+#[test]
 fn what_is_for_a_service_leaves_by_no_interface_that_nobody_watches() {
     let scene = cluster_ips::scene();
     scene.home.apply("policy.yaml", X_A_ALONE).expect("a manifest");
@@ -214,7 +242,8 @@ fn what_is_for_a_service_leaves_by_no_interface_that_nobody_watches() {
             (scene.address(&pod("z/c"), family), if family == Family::V4 { 32 } else { 128 });
         assert!(scene.node(&format!("ip route replace {backend}/{bits} dev overlay")).status.success());
     }
-    let services = service(&scene, 1, &["z/c"], 80);
+    let at_node_port = |service| Service { node_port: Some(NODE_PORT), ..service };
+    let services: Vec<_> = service(&scene, 1, &["z/c"], 80).into_iter().map(at_node_port).collect();
     scene.lab.serve(&services, RulesOf::Nftables, Masquerade::All).expect("rules");
     let sent = || -> u64 {
         let listing = text(&scene.node("ip -s -j link show overlay"));
@@ -224,14 +253,18 @@ fn what_is_for_a_service_leaves_by_no_interface_that_nobody_watches() {
     let ask = |from: &str| {
         let probes: Vec<Probe> = Family::ALL
             .iter()
-            .flat_map(|family| Transport::ALL.map(|transport| (cluster_ip(1, *family), transport)))
-            .map(|(to, transport)| Probe { from: pod(from), to, port: PORT, transport })
+            .flat_map(|family| {
+                let node = scene.address(&Place::Node, *family);
+                let at = [(cluster_ip(1, *family), PORT), (node, NODE_PORT)];
+                at.into_iter().flat_map(|at| Transport::ALL.map(|transport| (at, transport)))
+            })
+            .map(|((to, port), transport)| Probe { from: pod(from), to, port, transport })
             .collect();
         probe_all(&scene.lab, &probes, SILENCE).expect("probes");
     };
     let before = sent();
     ask("x/a");
-    assert!(sent() >= before + 6, "without an agent");
+    assert!(sent() >= before + 12, "without an agent");
     let _agent = scene.agent();
     let before = sent();
     ask("x/a");

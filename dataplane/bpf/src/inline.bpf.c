@@ -32,8 +32,8 @@ static __always_inline int judge(struct __sk_buff *skb, struct packet *packet, s
 	switch (look_up(packet, origin, id, to_pod, false)) {
 	case PASS:
 		COUNT(id, hit);
-		if (packet->provisional && !to_pod)
-			note_sender(skb, id);
+		if (!to_pod)
+			note_sender(skb, id, packet->provisional);
 		return TC_ACT_UNSPEC;
 	case STOP:
 		COUNT(id, denied);
@@ -77,7 +77,7 @@ static __noinline int pod_in_long(struct __sk_buff *skb)
 	__builtin_memcpy(self.mac, tap->mac, 6);
 	if (is_for_kernel(eth + 1, eth->h_proto, end, &self, ifindex)) {
 		// The node may hand on what comes to a port of its own.
-		note_sender(skb, id);
+		note_sender(skb, id, true);
 		COUNT(id, own);
 		return TC_ACT_UNSPEC;
 	}
@@ -202,9 +202,9 @@ static __noinline int uplink_out_long(struct __sk_buff *skb)
 	struct packet packet = {};
 	bool whole = parse(&packet, eth, end);
 	__u32 *owner = bpf_map_lookup_elem(&owners, &packet.src);
-	// A pod's packet that has lost its source.
-	__u16 sender = skb->tc_index;
-	if (!owner && !sender && !is_marked(skb))
+	// A pod's packet may have lost its source.
+	__u16 sender = sender_of(skb);
+	if (!owner && !is_open(skb, sender) && !is_marked(skb))
 		return TC_ACT_UNSPEC;
 	struct tap *uplink = tap_of(skb->ifindex), *tap = owner ? tap_of(*owner) : uplink;
 	if (!tap || !uplink || !whole)
@@ -230,14 +230,18 @@ static __noinline int uplink_out_long(struct __sk_buff *skb)
 SEC("classifier")
 int uplink_out(struct __sk_buff *skb)
 {
-	return quick_out(skb) == PASS ? TC_ACT_UNSPEC : uplink_out_long(skb);
+	int answer = quick_out(skb) == PASS ? TC_ACT_UNSPEC : uplink_out_long(skb);
+	// What an overlay wraps it in, is not judged by its note.
+	if (answer == TC_ACT_UNSPEC && skb->tc_index & ONCE_MORE)
+		skb->tc_index &= ~ONCE_MORE;
+	return answer;
 }
 
 SEC("classifier")
 int reinject(struct __sk_buff *skb)
 {
 	struct settings *set = first_of(&settings);
-	__u32 tag = skb->vlan_tci, id = tag >> 1;
+	__u32 tag = skb->vlan_tci, id = id_of(tag);
 	__u32 *interface = bpf_map_lookup_elem(&interfaces, &id);
 	__u32 target = interface ? *interface : 0;
 	struct tap *tap = target ? tap_of(target) : NULL;

@@ -1,6 +1,6 @@
 //! The port guard: who may speak through a port, before policy is asked anything.
 
-use flow::{Address, DropReason, MacAddr};
+use flow::{DropReason, MacAddr};
 use packet::neighbour::{Arp, pinning_claim};
 use packet::{Kind, LaterFragment, Packet};
 
@@ -51,14 +51,16 @@ pub(crate) fn admit(frame: &[u8], port: &Port, wiring: &Wiring) -> Admission {
 }
 
 /// Judges one frame that is about to leave by `port`: it must be for the pod behind it, or from a pod of this node, if
-/// under an address of the node's. Who may say what it says was asked where it came from.
-pub(crate) fn admit_departing(frame: &[u8], port: &Port, wiring: &Wiring) -> Admission {
+/// under another address (`sent_here`). Who may say what it says was asked where it came from.
+pub(crate) fn admit_departing(frame: &[u8], port: &Port, sent_here: bool, wiring: &Wiring) -> Admission {
     let refusal = |packet: &Packet| match &port.role {
         _ if packet.kind == Kind::NeighbourDiscovery => Some(DropReason::NeighbourSpoofed),
         Role::Pod { addresses, .. } if !addresses.contains(&packet.key.dst.address) => {
             Some(DropReason::NotForUs)
         }
-        Role::Uplink if !is_from_here(packet.key.src.address, wiring) => Some(DropReason::NotForUs),
+        Role::Uplink if !sent_here && wiring.pod_port(packet.key.src.address).is_none() => {
+            Some(DropReason::NotForUs)
+        }
         _ if !packet.key.src.address.may_be_source() => Some(DropReason::SpoofedSource),
         _ => None,
     };
@@ -67,10 +69,6 @@ pub(crate) fn admit_departing(frame: &[u8], port: &Port, wiring: &Wiring) -> Adm
         Err(DropReason::FragmentUnmatched) => admit_later(frame, refusal),
         Err(reason) => Admission::Refused(reason),
     }
-}
-
-fn is_from_here(src: Address, wiring: &Wiring) -> bool {
-    wiring.pod_port(src).is_some() || wiring.is_node(src)
 }
 
 /// Judges a later fragment, by the same rules as a packet.

@@ -195,7 +195,9 @@ impl<Io: PacketIo, K: Kernel> Judge<Io, K> {
                 (None, _) => Err(DropReason::UnknownPod),
                 (Some(punt), Some(wiring)) => match wiring.port(punt.port) {
                     None => Err(DropReason::UnknownPod),
-                    Some(port) if punt.departing => Ok((punt, guard::admit_departing(view, port, wiring))),
+                    Some(port) if punt.departing => {
+                        Ok((punt, guard::admit_departing(view, port, punt.sent_here, wiring)))
+                    }
                     Some(port) => Ok((punt, guard::admit(view, port, wiring))),
                 },
             };
@@ -234,7 +236,7 @@ impl<Io: PacketIo, K: Kernel> Judge<Io, K> {
         for item in admitted.drain(..) {
             let Item { punt, packet, .. } = item;
             let exception = match is_hidden(&packet.key, punt, wiring) {
-                true => translated(&packet.key, kernel.opened(&packet.key), wiring, table),
+                true => translated(&packet.key, punt, kernel.opened(&packet.key), wiring, table),
                 false => exception(&packet.key, punt, wiring, table),
             };
             let opener = exception.and_then(Exception::opener);

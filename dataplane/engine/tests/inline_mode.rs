@@ -21,6 +21,8 @@ use table::{PolicyTable, Publisher};
 use testkit::frames::{FrameBuilder, frame};
 
 const SERVICE: &str = "10.96.0.10";
+/// Nobody's, and not of the node: the node puts it in the place of what pods send.
+const POOL: &str = "198.51.100.200";
 
 /// The kernel's side, which remembers what it was told.
 #[derive(Debug, Default)]
@@ -110,8 +112,16 @@ impl Inline {
         self.punt_bytes(port, departing, frame.build())
     }
 
-    fn punt_bytes(&mut self, port: usize, departing: bool, mut bytes: Vec<u8>) -> Outcome {
-        let tag = ((port as u16 + 1) << 1) | u16::from(departing);
+    fn punt_bytes(&mut self, port: usize, departing: bool, bytes: Vec<u8>) -> Outcome {
+        self.punt_tagged(((port as u16 + 1) << 1) | u16::from(departing), bytes)
+    }
+
+    /// What a pod of this node has sent, and who has another source since, where it leaves.
+    fn punt_masked(&mut self, port: usize, frame: FrameBuilder) -> Outcome {
+        self.punt_tagged((1 << 11) | ((port as u16 + 1) << 1) | 1, frame.build())
+    }
+
+    fn punt_tagged(&mut self, tag: u16, mut bytes: Vec<u8>) -> Outcome {
         bytes.splice(12..12, [0x81, 0, tag.to_be_bytes()[0], tag.to_be_bytes()[1]]);
         let before = self.judge.counters().read();
         assert!(self.judge.io_mut().inject(Slot(0), &bytes));
@@ -284,54 +294,74 @@ fn a_denial_where_a_pod_leaves_the_node_is_told_for_its_own_port() {
     assert_eq!(told.verdict, Verdict::Deny);
 }
 
+/// b accepts port 80, and a may open what is said.
+fn people(a_may_open: &str) -> Cluster {
+    let rule = |port: &str| testkit::cluster::rule().on(port);
+    testkit::cluster::cluster()
+        .node("node", NODE)
+        .pod("x/a", A, "app=a")
+        .pod("x/b", B, "app=b")
+        .pod("x/c", C, "")
+        .policy(testkit::cluster::policy("x/b").subjects("app=b").ingress([rule("TCP/80")]))
+        .policy(testkit::cluster::policy("x/a").subjects("app=a").egress([rule(a_may_open)]))
+        .build()
+}
+
 #[test]
-fn what_goes_under_an_address_of_the_node_is_judged_as_who_opened_it() {
-    let people = |a_may_open: &str| {
-        let rule = |port: &str| testkit::cluster::rule().on(port);
-        testkit::cluster::cluster()
-            .node("node", NODE)
-            .pod("x/a", A, "app=a")
-            .pod("x/b", B, "app=b")
-            .pod("x/c", C, "")
-            .policy(testkit::cluster::policy("x/b").subjects("app=b").ingress([rule("TCP/80")]))
-            .policy(testkit::cluster::policy("x/a").subjects("app=a").egress([rule(a_may_open)]))
-            .build()
-    };
-    let [before, after] = tables([people("TCP/80"), people("TCP/81")]);
-    let mut inline = Inline::new(b_accepts(&[80]));
-    inline.tables.publish(before);
-    // Nobody has opened it: not even who is open gets it.
-    inline.punt(1, true, toward(1, syn(NODE, 4000, B, 80))).drops(DropReason::MasqueradedSource);
-    inline.punt(2, true, toward(2, syn(NODE, 4000, C, 80))).drops(DropReason::MasqueradedSource);
-    // Nor has the node: what it sends itself is never punted.
-    let pretended = key(NODE, 4001, B, 80);
-    inline.judge.kernel_mut().translated.insert(pretended, pretended);
-    inline.punt(1, true, toward(1, syn(NODE, 4001, B, 80))).drops(DropReason::MasqueradedSource);
-    for port in [80, 81] {
-        let translated = &mut inline.judge.kernel_mut().translated;
-        translated.insert(key(NODE, 5000, B, port), key(A, 4000, SERVICE, port));
-        translated.insert(key(NODE, 5000, OUTSIDE, port), key(A, 4000, SERVICE, port));
+fn what_a_pod_sends_under_another_source_is_judged_as_who_opened_it() {
+    for masked in [NODE, POOL] {
+        let [before, after] = tables([people("TCP/80"), people("TCP/81")]);
+        let mut inline = Inline::new(b_accepts(&[80]));
+        inline.tables.publish(before);
+        for port in [80, 81] {
+            let translated = &mut inline.judge.kernel_mut().translated;
+            translated.insert(key(masked, 5000, B, port), key(A, 4000, SERVICE, port));
+            translated.insert(key(masked, 5000, OUTSIDE, port), key(A, 4000, SERVICE, port));
+        }
+        let outcome = inline.punt_masked(1, toward(1, syn(masked, 5000, B, 80)));
+        let [told] = outcome.passes() else { panic!("{outcome:?}") };
+        assert_eq!((told.port, told.key, told.pod_opened), (PortId(1), key(B, 80, masked, 5000), false));
+        assert_eq!(told.other.map(|(port, _)| port), Some(PortId(0)), "{told:?}");
+        let outcome = inline.punt_masked(1, toward(1, syn(masked, 5000, B, 81)));
+        let [told] = outcome.drops(DropReason::DefaultDeny) else { panic!("{outcome:?}") };
+        assert_eq!(told.other.map(|(port, _)| port), Some(PortId(0)), "{told:?}");
+        // By an uplink it has no pod's port of its own.
+        let outcome = inline.punt_masked(UPLINK, syn(masked, 5000, OUTSIDE, 80));
+        let [told] = outcome.passes() else { panic!("{outcome:?}") };
+        assert_eq!((told.port, told.key), (PortId(UPLINK as u16), key(masked, 5000, OUTSIDE, 80)));
+        assert_eq!(told.other.map(|(port, _)| port), Some(PortId(0)), "{told:?}");
+        // As soon as the opener may no longer, none of its packets passes.
+        inline.tables.publish(after);
+        let segment = |to: &str| frame().ip(masked, to).tcp(5000, 80).ack();
+        inline.punt_masked(1, toward(1, segment(B))).drops(DropReason::DefaultDeny);
+        let outcome = inline.punt_masked(UPLINK, segment(OUTSIDE));
+        let [told] = outcome.drops(DropReason::DefaultDeny) else { panic!("{outcome:?}") };
+        assert_eq!((told.port, told.key), (PortId(UPLINK as u16), key(masked, 5000, OUTSIDE, 80)));
+        // Whom nobody knows to have opened it, has not.
+        inline.punt_masked(UPLINK, syn(masked, 5001, OUTSIDE, 80)).drops(DropReason::MasqueradedSource);
+        inline.punt_masked(2, toward(2, syn(masked, 5001, C, 80))).drops(DropReason::MasqueradedSource);
     }
-    let outcome = inline.punt(1, true, toward(1, syn(NODE, 5000, B, 80)));
-    let [told] = outcome.passes() else { panic!("{outcome:?}") };
-    assert_eq!((told.port, told.key, told.pod_opened), (PortId(1), key(B, 80, NODE, 5000), false));
-    assert_eq!(told.other.map(|(port, _)| port), Some(PortId(0)), "{told:?}");
-    let outcome = inline.punt(1, true, toward(1, syn(NODE, 5000, B, 81)));
-    let [told] = outcome.drops(DropReason::DefaultDeny) else { panic!("{outcome:?}") };
-    assert_eq!(told.other.map(|(port, _)| port), Some(PortId(0)), "{told:?}");
-    // By an uplink it has no pod's port of its own.
-    let outcome = inline.punt(UPLINK, true, syn(NODE, 5000, OUTSIDE, 80));
-    let [told] = outcome.passes() else { panic!("{outcome:?}") };
-    assert_eq!((told.port, told.key), (PortId(UPLINK as u16), key(NODE, 5000, OUTSIDE, 80)));
-    assert_eq!(told.other.map(|(port, _)| port), Some(PortId(0)), "{told:?}");
-    // As soon as the opener may no longer, none of its packets passes.
-    inline.tables.publish(after);
-    let segment = |to: &str| frame().ip(NODE, to).tcp(5000, 80).ack();
-    inline.punt(1, true, toward(1, segment(B))).drops(DropReason::DefaultDeny);
-    let outcome = inline.punt(UPLINK, true, segment(OUTSIDE));
-    let [told] = outcome.drops(DropReason::DefaultDeny) else { panic!("{outcome:?}") };
-    assert_eq!((told.port, told.key), (PortId(UPLINK as u16), key(NODE, 5000, OUTSIDE, 80)));
-    inline.punt(UPLINK, true, syn(NODE, 5001, OUTSIDE, 80)).drops(DropReason::MasqueradedSource);
+}
+
+#[test]
+fn nobody_is_let_in_as_the_node_or_as_a_pod_that_the_node_hides() {
+    let mut inline = Inline::new(people("TCP/80"));
+    let opened = |inline: &mut Inline, key: FlowKey, by: FlowKey| {
+        inline.judge.kernel_mut().translated.insert(key, by);
+    };
+    inline.punt(1, true, toward(1, syn(NODE, 4000, B, 80))).drops(DropReason::MasqueradedSource);
+    // What the node sends itself is never punted.
+    opened(&mut inline, key(NODE, 4001, B, 80), key(NODE, 4001, B, 80));
+    inline.punt(1, true, toward(1, syn(NODE, 4001, B, 80))).drops(DropReason::MasqueradedSource);
+    // Not by the pod's port: tracking has believed who came from elsewhere.
+    opened(&mut inline, key(NODE, 4002, B, 80), key(A, 4000, SERVICE, 80));
+    inline.punt(1, true, toward(1, syn(NODE, 4002, B, 80))).drops(DropReason::MasqueradedSource);
+    // A pod whose packet was somebody else's before.
+    opened(&mut inline, key(NODE, 4003, B, 80), key(OUTSIDE, 4000, NODE, 30080));
+    inline.punt_masked(1, toward(1, syn(NODE, 4003, B, 80))).drops(DropReason::MasqueradedSource);
+    // A host whom the node hides is who it is.
+    let outcome = inline.punt(1, true, toward(1, syn(NODE, 4003, B, 80)));
+    assert_eq!(outcome.passes()[0].key, key(B, 80, NODE, 4003));
 }
 
 #[test]
@@ -341,15 +371,29 @@ fn answers_from_a_port_of_the_node_reach_who_had_asked_there() {
     inline.punt(1, true, toward(1, answer())).drops(DropReason::MasqueradedSource);
     let asked = key(B, 4000, NODE, 30080);
     inline.judge.kernel_mut().translated.insert(asked.reversed(), asked);
-    let outcome = inline.punt(1, true, toward(1, answer()));
-    let [told] = outcome.passes() else { panic!("{outcome:?}") };
-    assert_eq!((told.port, told.key, told.pod_opened), (PortId(1), asked, true));
-    assert!(told.provisional, "what it goes on to send is judged where it leaves: {told:?}");
+    // From a backend elsewhere, and from one here.
+    for outcome in [inline.punt(1, true, toward(1, answer())), inline.punt_masked(1, toward(1, answer()))] {
+        let [told] = outcome.passes() else { panic!("{outcome:?}") };
+        assert_eq!((told.port, told.key, told.pod_opened), (PortId(1), asked, true));
+        assert!(told.provisional, "what it goes on to send is judged where it leaves: {told:?}");
+    }
     let asked = key(OUTSIDE, 4000, NODE, 30080);
     inline.judge.kernel_mut().translated.insert(asked.reversed(), asked);
-    let outcome = inline.punt(UPLINK, true, frame().ip(NODE, OUTSIDE).tcp(30080, 4000).syn().ack());
+    let outcome = inline.punt_masked(UPLINK, frame().ip(NODE, OUTSIDE).tcp(30080, 4000).syn().ack());
     let [told] = outcome.passes() else { panic!("{outcome:?}") };
     assert_eq!((told.port, told.key), (PortId(UPLINK as u16), asked.reversed()));
+}
+
+#[test]
+fn answers_from_elsewhere_that_a_pod_here_gives_follow_what_was_asked() {
+    // An address that the node translates, outside the networks of services: a load balancer's.
+    let mut inline = Inline::new(people("TCP/80"));
+    let asked = key(A, 4000, POOL, 80);
+    let answer = || toward(0, frame().ip(POOL, A).tcp(80, 4000).syn().ack());
+    inline.judge.kernel_mut().translated.insert(asked.reversed(), asked);
+    inline.punt_masked(0, answer()).drops(DropReason::NoFlow);
+    inline.punt(0, false, by(0, syn(A, 4000, POOL, 80))).passes();
+    inline.punt_masked(0, answer()).passes();
 }
 
 #[test]

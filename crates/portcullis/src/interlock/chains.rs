@@ -14,8 +14,8 @@ const TUNNELS: &str = "4789, 6081, 8472";
 /// What a kernel forwards that carries what userspace has judged.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forwards {
-    /// Networks of the addresses of services. What a pod sends to one is judged where it leaves, and leaves by
-    /// nothing else than ports and uplinks.
+    /// Networks of the addresses of services. What a pod sends to one, or to another address that the node translates,
+    /// is judged where it leaves, and leaves by nothing else than ports and uplinks.
     pub services: Vec<(IpAddr, u8)>,
     /// The uplinks' names.
     pub uplinks: Vec<String>,
@@ -75,18 +75,24 @@ impl Forwards {
     fn unguarded(&self) -> String {
         let ways = joined(self.uplinks.iter().map(|name| format!("\"{name}\"")));
         let ways = if ways.is_empty() { ways } else { format!("oifname != {{ {ways} }} ") };
-        let rule = |family: &str, v4: bool| -> String {
+        let rule = |which: &str| {
+            let comment = "comment \"a service, by no uplink\"";
+            format!("    iif @ready {ways}ct {which} counter drop {comment}\n")
+        };
+        let to_networks = |family: &str, v4: bool| -> String {
             let of_family = self.services.iter().filter(|(address, _)| address.is_ipv4() == v4);
             let networks = joined(of_family.map(|(address, length)| format!("{address}/{length}")));
             if networks.is_empty() {
                 return networks;
             }
-            format!(
-                "    iif @ready {ways}ct original {family} daddr {{ {networks} }} counter drop \
-                 comment \"a service, by no uplink\"\n"
-            )
+            rule(&format!("original {family} daddr {{ {networks} }}"))
         };
-        rule("ip", true) + &rule("ip6", false)
+        if self.services.is_empty() {
+            return String::new();
+        }
+        // Those of other addresses: node ports, load balancers.
+        let translated = rule("direction original ct status dnat");
+        to_networks("ip", true) + &to_networks("ip6", false) + &translated
     }
 }
 

@@ -4,8 +4,43 @@
 
 #include "maps.bpf.h"
 
-// The tag of a punted frame: the port's id, and in bit 0 which way it goes.
+// The tag of a punted frame: in bit 0 which way it goes, then the port's id, and in bit 11 whether a pod of this node has
+// sent it, where it does not come from its port's own.
 #define TO_POD 1
+#define SENT_HERE 0x800
+
+static __always_inline __u16 id_of(__u16 tag)
+{
+	return tag >> 1 & (MAX_IDS - 1);
+}
+
+// From pod_in on, tc_index says by which pod's port a packet has come, and whether it is to be judged once more. That
+// outlives routing and translation, which may take its source from it.
+#define ONCE_MORE 0x8000
+
+static __always_inline void note_sender(struct __sk_buff *skb, __u16 id, bool once_more)
+{
+	skb->tc_index = id | (once_more ? ONCE_MORE : 0);
+}
+
+// The port of the pod that has sent a packet, whatever its source is by now; 0 if none has. What the node has put
+// together and cut into IPv6 fragments anew comes by no interface, but with the note.
+static __always_inline __u16 sender_of(const struct __sk_buff *skb)
+{
+	if (!skb->ingress_ifindex)
+		return skb->tc_index & (MAX_IDS - 1);
+	struct tap *tap = tap_of(skb->ingress_ifindex);
+	return tap && !tap->uplink ? tap->id : 0;
+}
+
+// Whether what this pod has sent is still to be judged. So is what nobody says of that it is not: another program of the
+// node may have written over the note.
+static __always_inline bool is_open(const struct __sk_buff *skb, __u16 sender)
+{
+	if (!sender)
+		return false;
+	return skb->ingress_ifindex ? skb->tc_index != sender : skb->tc_index & ONCE_MORE;
+}
 
 // The longest headers of a segment: Ethernet, IPv6 and TCP with its options.
 #define SEGMENT_HEADERS (14 + 40 + 60)
@@ -48,7 +83,8 @@ static __always_inline int punt_for(struct __sk_buff *skb, __u16 id, bool to_pod
 		COUNT(payer, too_long);
 		return TC_ACT_SHOT;
 	}
-	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), id << 1 | (to_pod ? TO_POD : 0)))
+	__u16 way = !to_pod ? 0 : sender_of(skb) ? TO_POD | SENT_HERE : TO_POD;
+	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), id << 1 | way))
 		return TC_ACT_SHOT;
 	COUNT(id, punted);
 	return bpf_redirect(set->punt_ifindex, 0);
@@ -74,13 +110,6 @@ static __always_inline bool takes_mark(struct __sk_buff *skb, __u16 id)
 	skb->mark = 0;
 	COUNT(id, approved);
 	return true;
-}
-
-// A packet that is judged once more has the number of its port with it. That outlives routing and translation, which
-// may take its source from it.
-static __always_inline void note_sender(struct __sk_buff *skb, __u16 id)
-{
-	skb->tc_index = id;
 }
 
 // SipHash-2-4 (Aumasson and Bernstein, 2012) of eight bytes: what the worker shows for a frame to be approved.
@@ -138,7 +167,7 @@ static __always_inline bool takes_approval(struct __sk_buff *skb, const struct s
 	    siphash(set->key, (__u64)shown.provisional << 48 | (__u64)shown.tag << 32 | shown.sequence))
 		return false;
 	seen->last = shown.sequence;
-	if (shown.provisional)
-		note_sender(skb, shown.tag >> 1);
+	if (!(shown.tag & TO_POD))
+		note_sender(skb, id_of(shown.tag), shown.provisional);
 	return !bpf_skb_change_tail(skb, length - sizeof(shown), 0);
 }

@@ -102,8 +102,8 @@ static __always_inline enum answer quick(struct __sk_buff *skb, const struct tap
 	if (!known || !epoch || !is_checked(known, origin_of(skb), to_pod))
 		return MISS;
 	enum answer answer = ask(known, &common.layer4, *epoch, to_pod);
-	if (!to_pod && answer == PASS && known->flags & PROVISIONAL)
-		note_sender(skb, tap->id);
+	if (!to_pod && answer == PASS)
+		note_sender(skb, tap->id, known->flags & PROVISIONAL);
 	return answer;
 }
 
@@ -119,7 +119,7 @@ static __always_inline enum answer quick_out(struct __sk_buff *skb)
 	struct address src = common.v4 ? from_v4(&common.four.local) : from_v6(common.six.local);
 	__u32 *owner = bpf_map_lookup_elem(&owners, &src);
 	if (!owner)
-		return skb->tc_index ? MISS : PASS;
+		return is_open(skb, sender_of(skb)) ? MISS : PASS;
 	struct tap *tap = tap_of(*owner);
 	if (!tap || *owner != skb->ingress_ifindex)
 		return MISS;

@@ -7,6 +7,10 @@ pub const APPROVAL: usize = 16;
 
 /// IEEE 802.1Q, section 9.6.
 const TAGGED: [u8; 2] = [0x81, 0x00];
+/// In the tag: a pod of this node has sent the frame, whose port this is not.
+const SENT_HERE: u16 = 1 << 11;
+/// In the tag: the port's number, above the direction.
+const NUMBER: u16 = 0x3ff;
 /// Where the addresses end and the tag begins.
 const MACS: usize = 12;
 const TAG: usize = 4;
@@ -18,7 +22,9 @@ pub struct Punt {
     pub port: PortId,
     /// Whether it was leaving by the port, or had come by it.
     pub departing: bool,
-    /// The frame's tag: the port's number, and in its lowest bit the direction.
+    /// Whether a leaving one was sent by a pod of this node, whatever its source is by now.
+    pub sent_here: bool,
+    /// The frame's tag, which says all this.
     pub tag: u16,
 }
 
@@ -32,7 +38,8 @@ impl Punt {
         }
         frame.copy_within(..MACS, TAG);
         let tag = u16::from_be_bytes([high, low]);
-        Some(Self { port: port(tag >> 1)?, departing: tag & 1 == 1, tag })
+        let port = port(tag >> 1 & NUMBER)?;
+        Some(Self { port, departing: tag & 1 == 1, sent_here: tag & SENT_HERE != 0, tag })
     }
 
     /// The frame without its tag.
@@ -59,12 +66,16 @@ mod tests {
         let punted: Vec<u8> = (0..12).chain([0x81, 0, 0, 7, 8, 0]).chain(40..80).collect();
         let mut frame = punted.clone();
         let punt = Punt::take(&mut frame, |id| (id == 3).then_some(PortId(2))).unwrap();
-        assert_eq!(punt, Punt { port: PortId(2), departing: true, tag: 7 });
+        assert_eq!(punt, Punt { port: PortId(2), departing: true, sent_here: false, tag: 7 });
         let plain: Vec<u8> = (0..12).chain([8, 0]).chain(40..80).collect();
         assert_eq!(Punt::view(&frame), plain);
         let mut back = Vec::new();
         punt.rebuild(&frame, &mut back);
         assert_eq!(back, punted);
+        let mut sent_here = punted;
+        sent_here[14] = 8;
+        let punt = Punt::take(&mut sent_here, |id| (id == 3).then_some(PortId(2))).unwrap();
+        assert_eq!(punt, Punt { port: PortId(2), departing: true, sent_here: true, tag: 0x807 });
     }
 
     #[test]

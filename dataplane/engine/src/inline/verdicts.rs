@@ -128,9 +128,12 @@ pub(super) fn is_provisional(key: &FlowKey, wiring: &Wiring) -> bool {
     wiring.is_service(key.dst.address) && wiring.pod_port(key.src.address).is_some()
 }
 
-/// Whether a packet comes under an address of the node by translation: the node's own go past the worker.
+/// Whether a packet comes under another address than its sender's by translation: that of the node, whose own go past the
+/// worker, or, where a pod has sent it, that of no pod. What comes from a service answers a pod that has asked it.
 pub(super) fn is_hidden(key: &FlowKey, punt: Punt, wiring: &Wiring) -> bool {
-    punt.departing && wiring.is_node(key.src.address)
+    let src = key.src.address;
+    let is_not_the_senders = || punt.sent_here && wiring.pod_port(src).is_none() && !wiring.is_service(src);
+    punt.departing && (wiring.is_node(src) || is_not_the_senders())
 }
 
 /// What is allowed or refused before policy is asked, or whom it is asked about.
@@ -161,9 +164,10 @@ fn is_unknown(address: Address, wiring: &Wiring, table: &PolicyTable) -> bool {
     wiring.pod_port(address).is_some() && table.epoch_of(address).is_none()
 }
 
-/// What a packet under an address of the node is, whose connection was opened so.
+/// What a packet that [is hidden](is_hidden) is, whose connection was opened so.
 pub(super) fn translated(
     key: &FlowKey,
+    punt: Punt,
     opened: Option<FlowKey>,
     wiring: &Wiring,
     table: &PolicyTable,
@@ -171,9 +175,16 @@ pub(super) fn translated(
     Some(match opened {
         _ if wiring.is_service(key.dst.address) => Exception::Refused(DropReason::ServiceUntranslated),
         None => Exception::Refused(DropReason::MasqueradedSource),
-        Some(opened) if opened == key.reversed() => Exception::Answers,
-        // The node's own go past the worker: this comes from elsewhere.
-        Some(opened) if wiring.is_node(opened.src.address) => {
+        Some(opened) if opened == key.reversed() => match wiring.is_node(key.src.address) {
+            true => Exception::Answers,
+            // What the pod has asked there was judged.
+            false => return exception(key, punt, wiring, table),
+        },
+        // The node's own go past the worker, and a pod's packets come by its port: somebody pretends.
+        Some(opened)
+            if wiring.is_node(opened.src.address)
+                || wiring.pod_port(opened.src.address).is_some() != punt.sent_here =>
+        {
             Exception::Refused(DropReason::MasqueradedSource)
         }
         Some(opened) if [opened.src, key.dst].iter().any(|end| is_unknown(end.address, wiring, table)) => {
