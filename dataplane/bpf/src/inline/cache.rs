@@ -28,9 +28,6 @@ pub(super) fn discard_others(pins: &Path, capacity: u32) -> Result<(), BpfError>
     Ok(())
 }
 
-/// Entries that are read at a time.
-const BATCH: u32 = 1024;
-
 /// A handle on the verdicts of both families, for one thread. What it needs to enter a burst is kept, so that
 /// entering allocates nothing once it has grown.
 #[derive(Debug)]
@@ -84,7 +81,11 @@ impl VerdictCache {
     /// When a map cannot be read.
     pub fn each(&self, mut seen: impl FnMut(CachedFlow)) -> Result<(), BpfError> {
         for family in [&self.v4, &self.v6] {
-            let entries = family.map.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY);
+            // All at a time: the kernel gives less than is asked for when the entries of one hash do not fit any more,
+            // which the iterator takes for the end. Room that is not filled is not backed by memory.
+            let widest = family.key_bytes.max(VERDICT_BYTES) as u32;
+            let room = family.map.max_entries().min(u32::MAX / widest);
+            let entries = family.map.lookup_batch(room, MapFlags::ANY, MapFlags::ANY);
             let entries = entries.map_err(|error| BpfError::Verdicts(error.to_string()))?;
             entries.filter_map(|(key, value)| CachedFlow::read(&key, &value)).for_each(&mut seen);
         }
