@@ -43,6 +43,7 @@ pub const MAX_PORTS: u16 = 1024;
 pub struct Inline {
     pins: PathBuf,
     taps: HashMap<MapData, [u8; 4], [u8; TAP_BYTES]>,
+    slots: Array<MapData, [u8; TAP_BYTES]>,
     pod_addresses: HashMap<MapData, PodKey, u8>,
     node_addresses: HashMap<MapData, AddressKey, u8>,
     owners: HashMap<MapData, AddressKey, u32>,
@@ -92,6 +93,7 @@ impl Inline {
             maps: maps.map(HeldMap::of).collect::<Result<_, _>>()?,
             pins: pins.to_owned(),
             taps: take(&mut programs, "taps")?,
+            slots: take(&mut programs, "slots")?,
             pod_addresses: take(&mut programs, "pod_addresses")?,
             node_addresses: take(&mut programs, "node_addresses")?,
             owners: take(&mut programs, "owners")?,

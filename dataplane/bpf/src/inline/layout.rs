@@ -18,9 +18,10 @@ pub struct Tap {
 pub(crate) const TAP_BYTES: usize = 20;
 
 impl Tap {
-    /// `struct tap`, but for its first field.
-    pub(crate) fn to_bytes(self) -> [u8; TAP_BYTES] {
+    /// `struct tap` of this interface.
+    pub(crate) fn to_bytes(self, ifindex: u32) -> [u8; TAP_BYTES] {
         let mut bytes = [0; TAP_BYTES];
+        bytes[0..4].copy_from_slice(&ifindex.to_ne_bytes());
         bytes[4..10].copy_from_slice(&self.mac.unwrap_or(MacAddr([0; 6])).0);
         bytes[10..16].copy_from_slice(&self.gateway.0);
         bytes[16..18].copy_from_slice(&self.id.to_ne_bytes());
@@ -383,9 +384,9 @@ mod tests {
     fn a_tap_is_read_as_it_was_written() {
         let tap =
             Tap { id: 513, mac: Some(MacAddr([2, 0, 0, 0, 0, 1])), gateway: MacAddr([2; 6]), uplink: false };
-        assert_eq!(Tap::of(&tap.to_bytes()), tap);
+        assert_eq!(Tap::of(&tap.to_bytes(3)), tap);
         let unknown = Tap { mac: None, uplink: true, ..tap };
-        assert_eq!(Tap::of(&unknown.to_bytes()), unknown);
+        assert_eq!(Tap::of(&unknown.to_bytes(3)), unknown);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 #define MAX_FRAGMENTS 8192
 #define MAX_IDS 1024
 #define MAX_QUEUES 64
+#define SLOTS 4096
 #define SECOND 1000000000ULL
 
 enum { ALLOW = 1, DENY = 2 };
@@ -46,7 +47,8 @@ struct verdict {
 	// The generation of addresses for which both ends were found to be who they say, and from bit 32 on the interface
 	// by which the remote end came then, or 0. The programs write it themselves, in one piece.
 	__u64 checked;
-	__u32 other_epoch, pad;
+	__u32 other_epoch;
+	__u32 beat; // of which last_seen is
 };
 
 // The first fragment of a datagram was answered so.
@@ -101,6 +103,8 @@ MAP(flows6, BPF_MAP_TYPE_HASH, MAX_FLOWS, struct flow6, struct verdict);
 MAP(fragments, BPF_MAP_TYPE_LRU_HASH, MAX_FRAGMENTS, struct fragment, struct verdict);
 // By interface index.
 MAP(taps, BPF_MAP_TYPE_HASH, MAX_PORTS, __u32, struct tap);
+// The same by the last bits of the index, for most ports: found without a call.
+MAP(slots, BPF_MAP_TYPE_ARRAY, SLOTS, __u32, struct tap);
 // By port id.
 MAP(epochs, BPF_MAP_TYPE_ARRAY, MAX_IDS, __u32, __u32);
 // By port id: the interface.
@@ -140,5 +144,7 @@ static __always_inline __u32 *epoch_of(__u32 id)
 
 static __always_inline struct tap *tap_of(__u32 ifindex)
 {
-	return bpf_map_lookup_elem(&taps, &ifindex);
+	__u32 slot = ifindex % SLOTS;
+	struct tap *tap = bpf_map_lookup_elem(&slots, &slot);
+	return tap && tap->ifindex == ifindex ? tap : bpf_map_lookup_elem(&taps, &ifindex);
 }

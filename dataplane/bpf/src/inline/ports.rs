@@ -6,9 +6,16 @@ use aya::maps::MapError;
 use flow::Address;
 
 use super::Inline;
-use super::layout::Tap;
+use super::layout::{TAP_BYTES, Tap};
 use crate::BpfError;
 use crate::maps::{AddressKey, map_error, pod_keys, reconcile};
+
+/// As in the C program.
+const SLOTS: u32 = 4096;
+
+const fn slot(ifindex: u32) -> u32 {
+    ifindex % SLOTS
+}
 
 impl Inline {
     /// The ports that the programs know, by interface index: also those of a predecessor.
@@ -28,13 +35,15 @@ impl Inline {
     /// When the map is full.
     pub fn set_tap(&mut self, ifindex: u32, tap: &Tap) -> Result<bool, BpfError> {
         let id = u32::from(tap.id);
-        let known = self.taps.get(&ifindex.to_ne_bytes(), 0).is_ok_and(|known| known == tap.to_bytes())
+        let bytes = tap.to_bytes(ifindex);
+        let known = self.taps.get(&ifindex.to_ne_bytes(), 0).is_ok_and(|known| known == bytes)
             && self.interfaces.get(&id, 0).is_ok_and(|known| known == ifindex);
         if known {
             return Ok(false);
         }
         self.interfaces.set(id, ifindex, 0).map_err(|e| map_error("interfaces", e))?;
-        self.taps.insert(ifindex.to_ne_bytes(), tap.to_bytes(), 0).map_err(|e| map_error("taps", e))?;
+        self.taps.insert(ifindex.to_ne_bytes(), bytes, 0).map_err(|e| map_error("taps", e))?;
+        self.set_slot(ifindex, bytes)?;
         Ok(true)
     }
 
@@ -47,10 +56,18 @@ impl Inline {
         self.forget_links(ifindex)?;
         self.set_pod_addresses(ifindex, &[])?;
         self.interfaces.set(u32::from(id), 0, 0).map_err(|e| map_error("interfaces", e))?;
+        if self.slots.get(&slot(ifindex), 0).is_ok_and(|tap| tap[..4] == ifindex.to_ne_bytes()) {
+            self.set_slot(ifindex, [0; TAP_BYTES])?;
+        }
         match self.taps.remove(&ifindex.to_ne_bytes()) {
             Err(error) if !matches!(error, MapError::KeyNotFound) => Err(map_error("taps", error)),
             _ => Ok(()),
         }
+    }
+
+    /// Where the programs look first. Of several ports with one slot, the last has it.
+    fn set_slot(&mut self, ifindex: u32, tap: [u8; TAP_BYTES]) -> Result<(), BpfError> {
+        self.slots.set(slot(ifindex), tap, 0).map_err(|e| map_error("slots", e))
     }
 
     /// The addresses that the pod behind this interface may send from. Whether the programs knew others.

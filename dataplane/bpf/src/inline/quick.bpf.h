@@ -78,7 +78,10 @@ static __always_inline struct verdict *common_entry(struct common *common, __u16
 {
 	if (common->v4) {
 		common->four.port = id;
-		return bpf_map_lookup_elem(&flows4, &common->four);
+		struct verdict *known = bpf_map_lookup_elem(&flows4, &common->four);
+		// Two calls, of a map each: where the map is known, the kernel calls it directly.
+		barrier();
+		return known;
 	}
 	common->six.port = id;
 	return bpf_map_lookup_elem(&flows6, &common->six);
