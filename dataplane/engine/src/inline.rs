@@ -375,6 +375,10 @@ fn discard<Io: PacketIo>(
 impl<Io: PacketIo, K: Kernel> Turns for Judge<Io, K> {
     type Io = Io;
 
+    /// What follows the first packet of a connection does not come here, and whoever answers may be waiting for this
+    /// very processor.
+    const SPINS: u32 = 0;
+
     fn turn(&mut self, now: Millis) -> u64 {
         Self::turn(self, now)
     }

@@ -12,6 +12,9 @@ pub trait Turns {
     /// What it drives.
     type Io: PacketIo;
 
+    /// Empty turns before it sleeps, if it polls adaptively.
+    const SPINS: u32;
+
     /// One round over its ports; returns how many frames it has handled.
     fn turn(&mut self, now: Millis) -> u64;
 
@@ -27,10 +30,6 @@ pub enum Polling {
     /// It spins for a while, then sleeps until a frame arrives.
     Adaptive,
 }
-
-/// Empty turns before an adaptive worker sleeps: some tens of microseconds, longer than the gap between the
-/// frames of one busy connection.
-const SPINS: u32 = 64;
 
 /// How long a sleep lasts at most. What does not wake the sleeper (a frame from another worker, the stop
 /// flag) waits this long at worst.
@@ -51,7 +50,7 @@ pub fn run<W: Turns>(
             empty = 0;
         } else if polling == Polling::Adaptive {
             empty += 1;
-            if empty >= SPINS {
+            if empty >= W::SPINS {
                 worker.io_mut().wait(NAP);
             }
         } else {

@@ -219,6 +219,9 @@ impl Recovery {
 impl<Io: PacketIo> Turns for Worker<Io> {
     type Io = Io;
 
+    /// Some tens of microseconds, longer than the gap between the frames of one busy connection.
+    const SPINS: u32 = 64;
+
     fn turn(&mut self, now: Millis) -> u64 {
         Self::turn(self, now)
     }
