@@ -13,6 +13,8 @@
 //! fast, and bounds in count and in time. All three ways take it. Frames carry a [`Record`]: the number of the run,
 //! the number of the frame, and when it was sent.
 //!
+//! [`Bulk`] is TCP without a rate, and tells just when it stopped.
+//!
 //! Whom frames come from is up to the load. To send as a pod does, send on the pod's own `eth0`, with its address
 //! and its MAC address: [`Load::between`] fills those in.
 
@@ -21,10 +23,12 @@ mod frame;
 mod live;
 mod packets;
 mod sockets;
+mod bulk;
 mod account;
 mod sink;
 
 pub use account::{Account, Receipt};
+pub use bulk::Bulk;
 pub use frame::{Frames, Record};
 pub use live::{LiveFrames, receive_without_a_program};
 pub use load::{Kind, Load, Offered, Span, Stop, Tuple};

@@ -13,6 +13,7 @@ pub mod measure;
 pub mod record;
 pub mod machine;
 pub mod output;
+pub mod sections;
 pub mod plot;
 pub mod generator;
 

@@ -79,6 +79,8 @@ pub struct Load {
     pub frame: usize,
     /// Frames a second; `None` is as fast as possible.
     pub rate: Option<u64>,
+    /// Not before this moment: loads that are to begin together have the same.
+    pub begin: Option<Instant>,
     /// It ends after this many frames,
     pub limit: u64,
     /// and after this time, whichever comes first.
@@ -110,6 +112,7 @@ impl Load {
             stride: 1,
             frame: frame::smallest(family == Family::V4, kind),
             rate: None,
+            begin: None,
             limit: 1000,
             time: Duration::from_secs(10),
         })
@@ -212,6 +215,9 @@ pub(super) fn pace(
     stop: &Stop,
     mut send: impl FnMut(u64) -> Result<u64>,
 ) -> Result<Offered> {
+    if let Some(wait) = load.begin.map(|begin| begin.saturating_duration_since(Instant::now())) {
+        thread::sleep(wait);
+    }
     let begin = Instant::now();
     let mut sent = 0;
     while sent < load.limit && begin.elapsed() < load.time && !stop.is_due() {
@@ -251,6 +257,7 @@ pub(super) mod tests {
             stride: 7919,
             frame: 128,
             rate: None,
+            begin: None,
             limit: 10,
             time: Duration::from_secs(1),
         }

@@ -1,7 +1,8 @@
-//! Four nodes beside each other, alike but for who forwards between their two pods.
+//! Four nodes beside each other, alike but for who forwards between their pods.
 
 use std::fmt;
 use std::fs;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,9 +21,9 @@ pub(crate) const TCP: u16 = 5201;
 /// Of flows that are established, and that the first packets are timed of.
 pub(crate) const FLOWS: u16 = 7000;
 /// Of new flows, a port for each repetition.
-pub(crate) const NEW: Range<u16> = 7001..7005;
+pub(crate) const NEW: Range<u16> = 7001..7007;
 /// The server that answers.
-pub(crate) const ECHO: u16 = 7005;
+pub(crate) const ECHO: u16 = 7007;
 /// No policy allows it.
 pub(crate) const DENIED: u16 = 9000;
 /// Source ports of flows begin here; the pods drop what comes to these, to [`FLOWS`] and to [`NEW`] unseen.
@@ -34,6 +35,16 @@ pub(crate) const ESTABLISHED: u32 = 4096;
 pub(crate) const NEAR: usize = 0;
 /// Servers and agents run here.
 pub(crate) const FAR: usize = 1;
+
+/// The pods that send. One does, but for new flows: of those, a pod may have the worker judge just so many.
+pub(crate) const SENDERS: [&str; 6] = ["x/a", "x/b", "x/c", "z/a", "z/b", "z/c"];
+const RECEIVER: &str = "y/b";
+
+/// How often counts are looked at, and for how long they must stand still for the end of a load.
+const LOOK: Duration = Duration::from_millis(2);
+const SETTLED: Duration = Duration::from_millis(20);
+/// How long a new policy may take to be in force.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Who forwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +78,7 @@ impl fmt::Display for Forwarder {
     }
 }
 
-/// A node with two pods, x/a that sends and y/b that receives.
+/// A node with [`SENDERS`] and a receiver.
 pub(crate) struct Bed {
     pub(crate) forwarder: Forwarder,
     pub(crate) lab: Lab,
@@ -78,13 +89,14 @@ pub(crate) struct Bed {
     _folder: TempDir,
 }
 
-/// y/b accepts from x what the benchmark sends. `also` is one port more, so that policy can change.
-pub(crate) fn policy(also: u16) -> String {
+/// The receiver accepts of the senders what the benchmark sends, TCP on these ports.
+pub(crate) fn policy(tcp: &[u16]) -> String {
+    let tcp: String = tcp.iter().map(|port| format!(", {{port: {port}}}")).collect();
     format!(
-        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: from-x, namespace: \"y\"}}\n\
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: from-senders, namespace: \"y\"}}\n\
          spec:\n  podSelector: {{}}\n  policyTypes: [Ingress]\n  ingress:\n\
-         \x20 - from: [{{namespaceSelector: {{matchLabels: {{ns: x}}}}}}]\n\
-         \x20   ports: [{{port: {TCP}}}, {{port: {FLOWS}, endPort: {ECHO}, protocol: UDP}}, {{port: {also}}}]\n"
+         \x20 - from: [{{namespaceSelector: {{matchExpressions: [{{key: ns, operator: In, values: [x, z]}}]}}}}]\n\
+         \x20   ports: [{{port: {FLOWS}, endPort: {ECHO}, protocol: UDP}}{tcp}]\n"
     )
 }
 
@@ -92,13 +104,16 @@ impl Bed {
     /// Brings the node up, with its agent, if it has one. `binary` is the agent.
     pub(crate) fn up(forwarder: Forwarder, binary: &Path) -> Result<Self> {
         let mut topology = Topology::nine(Lab::unique());
-        topology.pods.retain(|pod| ["x/a", "y/b"].contains(&&*pod.name.to_string()));
+        topology.pods.retain(|pod| {
+            let name = pod.name.to_string();
+            name == RECEIVER || SENDERS.contains(&&*name)
+        });
         let lab = Lab::up(&topology).context("the lab does not come up (needs root)")?;
         let folder = TempDir::new()?;
         let mode = if forwarder == Forwarder::Inline { "mode: inline\n" } else { "" };
         let home = AgentHome::new(folder.path(), binary, &lab, false, mode)?;
         home.apply("cluster.yaml", &topology.manifests())?;
-        home.apply("policy.yaml", &policy(1))?;
+        home.apply("policy.yaml", &policy(&[TCP]))?;
         if forwarder == Forwarder::Nft {
             nft(lab.node(), &rules(&lab)?)?;
         }
@@ -137,71 +152,129 @@ impl Bed {
         Ok(begin.elapsed())
     }
 
+    /// The pods of [`SENDERS`].
+    fn senders(&self) -> impl Iterator<Item = &LabPod> {
+        self.lab.pods().iter().filter(|pod| pod.name.to_string() != RECEIVER)
+    }
+
+    /// The first of them.
     pub(crate) fn sender(&self) -> &LabPod {
         &self.lab.pods()[0]
     }
 
-    pub(crate) fn receiver(&self) -> &LabPod {
-        &self.lab.pods()[1]
+    pub(crate) fn receiver(&self) -> Result<&LabPod> {
+        self.lab.pods().iter().find(|pod| pod.name.to_string() == RECEIVER).context("no receiver")
     }
 
-    /// From one pod to the other, and the other way.
-    pub(crate) fn load(&self, port: u16, back: bool) -> Result<Load> {
-        let (a, b) = (Place::pod("x", "a"), Place::pod("y", "b"));
-        let (from, to) = if back { (b, a) } else { (a, b) };
-        let flows = Span::of(SOURCE, ESTABLISHED);
+    /// The receiver's address.
+    pub(crate) fn address(&self, family: Family) -> Result<IpAddr> {
+        Ok(self.lab.address(&Place::pod("y", "b"), family)?)
+    }
+
+    /// From one sender to the receiver.
+    pub(crate) fn load(&self, from: &LabPod, port: u16) -> Result<Load> {
+        let (from, to) = (Place::Pod(from.name.clone()), Place::pod("y", "b"));
         let load = Load::between(&self.lab, &from, &to, Family::V4, port)?;
-        let load = Load { flows: u64::from(ESTABLISHED), stride: 1, limit: u64::MAX, ..load };
-        Ok(match back {
-            true => Load { source_ports: Span::one(port), destination_ports: flows, ..load },
-            false => Load { source_ports: flows, ..load },
-        })
+        let source_ports = Span::of(SOURCE, ESTABLISHED);
+        Ok(Load { flows: u64::from(ESTABLISHED), stride: 1, limit: u64::MAX, source_ports, ..load })
     }
 
-    /// Lets every flow send and be answered, so that whoever forwards knows it.
-    pub(crate) fn establish(&self) -> Result<()> {
-        for back in [false, true] {
-            let pod = if back { self.receiver() } else { self.sender() };
-            let load = Load { limit: u64::from(ESTABLISHED), rate: Some(40_000), ..self.load(FLOWS, back)? };
-            PacketSocket::open(&pod.namespace, "eth0")?.send(&load, &Stop::default())?;
+    /// The same load of each sender.
+    pub(crate) fn loads(&self, port: u16) -> Result<Vec<Load>> {
+        self.senders().map(|from| self.load(from, port)).collect()
+    }
+
+    /// Lets so many of the first sender's flows send and be answered, so that whoever forwards knows them.
+    pub(crate) fn establish(&self, flows: u32) -> Result<()> {
+        let (a, b) = (self.sender(), self.receiver()?);
+        let there = self.load(a, FLOWS)?;
+        let back = Load {
+            macs: (b.pod_mac, b.host_mac),
+            sources: there.destinations,
+            destinations: there.sources,
+            source_ports: there.destination_ports,
+            destination_ports: there.source_ports,
+            ..there.clone()
+        };
+        for (from, load) in [(a, there), (b, back)] {
+            let flows = u64::from(flows);
+            let load = Load { flows, limit: flows, rate: Some(40_000), ..load };
+            PacketSocket::open(&from.namespace, "eth0")?.send(&load, &Stop::default())?;
             thread::sleep(Duration::from_millis(20));
         }
         Ok(())
     }
 
-    /// Sends live frames. What arrived at the node, what at the receiver's IPv4, and how long that took.
-    pub(crate) fn send(&self, live: &mut LiveFrames, load: &Load) -> Result<Passage> {
+    /// Sends live frames, the first load from the first sender and so on, all at once; tells what became of them.
+    pub(crate) fn send(&self, live: &mut [LiveFrames], loads: &[Load]) -> Result<Passage> {
         let before = self.counts()?;
-        let offered = live.send(&self.sender().namespace, "eth0", load, &Stop::default())?;
-        // What a worker still holds.
-        let mut after = self.counts()?;
-        loop {
-            thread::sleep(Duration::from_millis(10));
-            let later = self.counts()?;
-            if later == after {
-                break;
+        thread::scope(|scope| {
+            let senders: Vec<_> = self
+                .senders()
+                .zip(live)
+                .zip(loads)
+                .map(|((from, live), load)| {
+                    scope.spawn(move || live.send(&from.namespace, "eth0", load, &Stop::default()))
+                })
+                .collect();
+            // From the first arrival to the last: what a worker still holds when all is sent, is under way, too.
+            let (mut now, mut begin, mut last) = (before, Instant::now(), Instant::now());
+            while senders.iter().any(|sender| !sender.is_finished()) || last.elapsed() < SETTLED {
+                let looked = Instant::now();
+                thread::sleep(LOOK);
+                let later = self.counts()?;
+                if later != now {
+                    last = Instant::now();
+                    if now == before {
+                        begin = looked;
+                    }
+                    now = later;
+                }
             }
-            after = later;
-        }
-        let [arrived, delivered] = [0, 1].map(|at| after[at] - before[at]);
-        Ok(Passage { offered: offered.frames, arrived, delivered, elapsed: offered.elapsed })
+            let mut offered = 0;
+            for sender in senders {
+                offered +=
+                    sender.join().map_err(|_panic| anyhow::anyhow!("a sender's thread panicked"))??.frames;
+            }
+            let [arrived, delivered] = [0, 1].map(|at| now[at] - before[at]);
+            ensure!(arrived > 0, "nothing of {offered} frames arrived");
+            Ok(Passage { offered, arrived, delivered, elapsed: last - begin })
+        })
     }
 
-    /// Frames of the sender that the node took, IPv4 packets that the receiver took.
+    /// Frames of the senders that the node took, IPv4 packets that the receiver took.
     fn counts(&self) -> Result<[u64; 2]> {
-        let interface = &self.sender().interface;
-        let arrived = read(self.lab.node(), "/proc/thread-self/net/dev")?;
-        let arrived = arrived.lines().find_map(|line| line.trim().strip_prefix(&format!("{interface}:")));
-        let arrived = arrived.and_then(|line| line.split_whitespace().nth(1)).context("no such interface")?;
-        let delivered = read(&self.receiver().namespace, "/proc/thread-self/net/snmp")?;
+        let text = read(self.lab.node(), "/proc/thread-self/net/dev")?;
+        let frames = |interface: &str| -> Result<u64> {
+            let line = text.lines().find_map(|line| line.trim().strip_prefix(interface)?.strip_prefix(':'));
+            Ok(line.and_then(|line| line.split_whitespace().nth(1)).context("no such interface")?.parse()?)
+        };
+        let arrived = self.senders().map(|from| frames(&from.interface)).sum::<Result<u64>>()?;
+        let delivered = read(&self.receiver()?.namespace, "/proc/thread-self/net/snmp")?;
         let delivered = delivered.lines().filter_map(|line| line.strip_prefix("Ip: ")).nth(1);
         let delivered = delivered.and_then(|line| line.split(' ').nth(2)).context("no figures of IPv4")?;
-        Ok([arrived.parse()?, delivered.parse()?])
+        Ok([arrived, delivered.parse()?])
     }
 
     /// Lets the node take live frames, which it does while an interface has GRO or a program.
     pub(crate) fn take_live_frames(&self) -> Result<()> {
-        receive_without_a_program(self.lab.node(), &self.sender().interface)
+        self.senders().try_for_each(|from| receive_without_a_program(self.lab.node(), &from.interface))
+    }
+
+    /// The policy table in force, of a node with an agent.
+    pub(crate) fn generation(&self) -> Option<u64> {
+        self.agent.as_ref()?.figures().ok()?.remove("portcullis_table_generation")
+    }
+
+    /// Gives the node's agent another policy, and waits until it is in force; tells when it was given.
+    pub(crate) fn change(&self, policy: &str) -> Result<Instant> {
+        let before = self.generation();
+        let given = self.home.apply("policy.yaml", policy)?;
+        while self.generation() <= before {
+            ensure!(given.elapsed() < PATIENCE, "the new policy is not in force after {PATIENCE:?}");
+            thread::sleep(LOOK);
+        }
+        Ok(given)
     }
 
     /// Drops what is denied where it comes in, as fast as nftables can.
@@ -231,7 +304,7 @@ impl Drop for Bed {
     }
 }
 
-/// What became of a load.
+/// What became of loads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Passage {
     pub(crate) offered: u64,
@@ -258,13 +331,19 @@ fn read(namespace: &Namespace, path: &str) -> Result<String> {
 /// The rules of a node that tracks connections: established ones pass, new ones when the set has their tuple. A
 /// thousand further tuples are in the set.
 fn rules(lab: &Lab) -> Result<String> {
-    let [a, b] = [Place::pod("x", "a"), Place::pod("y", "b")];
     let allowed = || [("tcp", TCP)].into_iter().chain((FLOWS..=ECHO).map(|port| ("udp", port)));
     let elements = |family| -> Result<String> {
-        let (from, to) = (lab.address(&a, family)?, lab.address(&b, family)?);
-        let tuple = |(protocol, port): (&str, u16)| format!("{from} . {to} . {protocol} . {port}");
-        let others = (20_000..21_000).map(|port| ("tcp", port));
-        Ok(allowed().chain(others).map(tuple).collect::<Vec<_>>().join(", "))
+        let to = lab.address(&Place::pod("y", "b"), family)?;
+        let from = |name: &str| -> Result<IpAddr> {
+            let (namespace, pod) = name.split_once('/').context("no namespace")?;
+            Ok(lab.address(&Place::pod(namespace, pod), family)?)
+        };
+        let senders = SENDERS.iter().map(|name| from(name)).collect::<Result<Vec<_>>>()?;
+        let tuples = senders.iter().flat_map(|from| allowed().map(move |tuple| (*from, tuple)));
+        let others = (20_000..21_000).map(|port| (senders[0], ("tcp", port)));
+        let tuples = tuples.chain(others);
+        let tuples = tuples.map(|(from, (protocol, port))| format!("{from} . {to} . {protocol} . {port}"));
+        Ok(tuples.collect::<Vec<_>>().join(", "))
     };
     Ok(format!(
         "table inet bench {{

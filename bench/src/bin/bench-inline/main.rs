@@ -9,42 +9,32 @@
 //! Repetitions are interleaved: each goes through all nodes before the next begins. Each row is printed, and
 //! appended to `inline.jsonl`, as soon as it is measured.
 
-#![allow(clippy::print_stdout, reason = "a program that prints a table")]
-
 mod bed;
 mod streams;
 mod packets;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use bench::generator::LiveFrames;
 use bench::machine;
 use bench::output::Output;
 use bench::record::{Figures, Row};
+use bench::sections::{Section, Wanted};
 use clap::Parser;
 use lab::Family;
 use serde_json::{Value, json};
 
-use bed::{Bed, ESTABLISHED, Forwarder, NEAR};
+use bed::{Bed, ESTABLISHED, Forwarder, NEAR, SENDERS};
+use packets::PolicyChange;
 
-/// Measures inline mode beside what else can forward between two pods. Needs root, iperf3 and nft.
+/// Measures inline mode beside what else can forward between two pods. Needs root, iperf3 and nft. The sections are
+/// tcp, kill, cut, packets, new, first, denied and change; `--quick` takes two repetitions of each.
 #[derive(Parser)]
 struct Arguments {
-    /// Few repetitions: to try the program, not to quote.
-    #[arg(long)]
-    quick: bool,
-    /// Exit with 1 when a target is missed.
-    #[arg(long)]
-    strict: bool,
-    /// Where the folder of this run goes.
-    #[arg(long, default_value = "bench/runs")]
-    runs: PathBuf,
-    /// Only these sections: tcp, kill, packets, new, first, denied, change.
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
+    #[command(flatten)]
+    wanted: Wanted,
     /// The agent; the one beside this program without it.
     #[arg(long)]
     agent: Option<PathBuf>,
@@ -53,21 +43,20 @@ struct Arguments {
 /// What sections work with.
 struct Bench {
     beds: Vec<Bed>,
-    live: LiveFrames,
+    /// A generator for each pod that sends.
+    live: Vec<LiveFrames>,
     quick: bool,
 }
 
 /// Repetitions of what is short, and of what is long or fills tables.
-const MANY: usize = 7;
-const FEW: usize = 4;
-
-/// Measures something and writes its rows down.
-type Section = fn(&mut Bench, &mut Output) -> Result<()>;
+const MANY: usize = 10;
+const FEW: usize = 6;
 
 /// In this order: live frames need GRO on the pods' ports, which changes how TCP comes by.
-const SECTIONS: [(&str, Section); 7] = [
+const SECTIONS: [(&str, Section<Bench>); 8] = [
     ("tcp", tcp),
     ("kill", kill),
+    ("cut", cut),
     ("packets", packets),
     ("new", new),
     ("first", first),
@@ -76,40 +65,20 @@ const SECTIONS: [(&str, Section); 7] = [
 ];
 
 fn main() -> Result<ExitCode> {
-    let arguments = Arguments::parse();
-    let wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
-    if let Some(unknown) = arguments.only.iter().find(|only| SECTIONS.iter().all(|(name, _)| name != only)) {
-        anyhow::bail!("no section '{unknown}'");
-    }
+    let Arguments { wanted, agent } = Arguments::parse();
     ensure!(machine::cores() >= 2, "generator and agent need a core each");
     let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("portcullis"));
-    let agent = arguments.agent.clone().map_or_else(beside, Ok)?;
-    // Nothing but a whole run replaces the record of a whole run.
-    let whole = if arguments.quick {
-        "-quick"
-    } else if arguments.only.is_empty() {
-        ""
-    } else {
-        "-part"
-    };
-    let mut output = Output::create(&arguments.runs.join(machine::run_name() + whole), "inline")?;
-    let started = Instant::now();
-    machine::pin(NEAR)?;
-    let beds = Forwarder::ALL.into_iter().map(|forwarder| Bed::up(forwarder, &agent));
-    let beds = beds.collect::<Result<Vec<_>>>()?;
-    let mut bench = Bench { beds, live: LiveFrames::load()?, quick: arguments.quick };
-    let mut failed = false;
-    for (name, section) in SECTIONS.into_iter().filter(|(name, _)| wanted(name)) {
-        println!("=== {name} (at {} s)", started.elapsed().as_secs());
-        // The other sections are worth having all the same.
-        if let Err(error) = section(&mut bench, &mut output) {
-            failed = true;
-            output.row(Row::new(name, "", json!({})).note(format!("failed: {error:#}")))?;
-        }
-    }
-    let missed = output.finish()?;
-    println!("=== done in {} s", started.elapsed().as_secs());
-    Ok(if failed || (arguments.strict && missed > 0) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let agent = agent.map_or_else(beside, Ok)?;
+    wanted.run("inline", &SECTIONS, || {
+        machine::pin(NEAR)?;
+        let beds = Forwarder::ALL.into_iter().map(|forwarder| Bed::up(forwarder, &agent));
+        let live = SENDERS.iter().map(|_| LiveFrames::load());
+        Ok(Bench {
+            beds: beds.collect::<Result<_>>()?,
+            live: live.collect::<Result<_>>()?,
+            quick: wanted.quick,
+        })
+    })
 }
 
 /// The figures of each bed, in the order of [`Forwarder::ALL`]; `None` where nothing was measured.
@@ -121,7 +90,7 @@ impl Bench {
         &mut self,
         repetitions: usize,
         on: &[Forwarder],
-        mut measure: impl FnMut(&mut Bed, &mut LiveFrames, usize) -> Result<f64>,
+        mut measure: impl FnMut(&mut Bed, &mut [LiveFrames], usize) -> Result<f64>,
     ) -> Result<Measured> {
         let repetitions = if self.quick { 2 } else { repetitions };
         let mut samples = vec![Vec::new(); self.beds.len()];
@@ -196,6 +165,20 @@ fn kill(bench: &mut Bench, output: &mut Output) -> Result<()> {
     output.row(row.ours(Figures::of(&ready)).at_most(200.0))
 }
 
+fn cut(bench: &mut Bench, output: &mut Output) -> Result<()> {
+    let on = [Forwarder::Inline, Forwarder::Router];
+    let measured = bench.interleaved(MANY, &on, |bed, _, _| streams::until_cut(bed))?;
+    let ours = measured.of(Forwarder::Inline).context("inline mode was not measured")?;
+    let theirs = measured.of(Forwarder::Router).context("router mode was not measured")?;
+    let row = Row::new("denied_tcp_goes_on_for", "ms", json!({ "from": "the new policy's file" }));
+    output.row(
+        row.ours(ours)
+            .against("router mode", theirs)
+            .at_most(100.0)
+            .note("plain: there is no policy; nft: what is established goes on, whatever becomes of the set"),
+    )
+}
+
 fn packets(bench: &mut Bench, output: &mut Output) -> Result<()> {
     bench.take_live_frames()?;
     let measured =
@@ -216,7 +199,8 @@ fn new(bench: &mut Bench, output: &mut Output) -> Result<()> {
     let measured = bench.interleaved(FEW, &Forwarder::ALL, |bed, live, repetition| {
         packets::new_flows(bed, live, repetition)
     })?;
-    let row = Row::new("new_flows", "thousand a second", json!({ "offered": "as fast as possible" }));
+    let params = json!({ "senders": SENDERS.len(), "offered": packets::NEW_RATE * SENDERS.len() as u64 });
+    let row = Row::new("new_flows", "thousand a second", params);
     measured.rows(output, &row, |row, other, name, theirs| {
         let row = row.beside(name, theirs);
         if other == Forwarder::Nft { row.times_better(0.9) } else { row }
@@ -255,15 +239,25 @@ fn denied(bench: &mut Bench, output: &mut Output) -> Result<()> {
 
 fn change(bench: &mut Bench, output: &mut Output) -> Result<()> {
     bench.take_live_frames()?;
-    let measured = bench.interleaved(MANY, &Forwarder::ALL, |bed, live, repetition| {
-        packets::policy_change(bed, live, 30_000 + repetition as u16)
-    })?;
-    let row = Row::new("lost_while_policy_changes", "packets", flows(json!({ "rate": packets::STEADY })));
-    measured.rows(output, &row, |row, other, name, theirs| {
-        let none = row.ours.map(|ours| ours.max == 0.0);
-        let row = Row { theirs: Some(theirs), peer: Some(name.into()), ..row };
-        if other == Forwarder::Plain { row.target("0 lost", none) } else { row }
-    })
+    let mut port = 30_000..;
+    for flows in [256, ESTABLISHED] {
+        let mut rates = Vec::new();
+        let measured = bench.interleaved(MANY, &Forwarder::ALL, |bed, live, _| {
+            let also = port.next().context("no port is left")?;
+            let PolicyChange { lost, rate } = packets::policy_change(bed, live, flows, also)?;
+            rates.extend((bed.forwarder == Forwarder::Inline).then_some(rate));
+            Ok(lost)
+        })?;
+        let params = json!({ "flows": flows, "most_a_second": packets::STEADY });
+        let note = format!("inline: at {} Mpps", Figures::of(&rates));
+        let row = Row::new("lost_while_policy_changes", "packets", params).note(note);
+        measured.rows(output, &row, |row, other, name, theirs| {
+            let none = row.ours.map(|ours| ours.max == 0.0);
+            let row = Row { theirs: Some(theirs), peer: Some(name.into()), ..row };
+            if other == Forwarder::Plain { row.target("0 lost", none) } else { row }
+        })?;
+    }
+    Ok(())
 }
 
 /// With the number of flows.

@@ -11,54 +11,62 @@ use bench::generator::{LiveFrames, Load, Span};
 use bench::machine;
 use lab::{Family, Place};
 
-use crate::bed::{Bed, DENIED, ECHO, FAR, FLOWS, Forwarder, NEAR, NEW, Passage, nft, policy};
+use crate::bed::{
+    Bed, DENIED, ECHO, ESTABLISHED, FAR, FLOWS, Forwarder, NEAR, NEW, Passage, TCP, nft, policy,
+};
 
 /// How long live frames are sent.
 const LASTING: Duration = Duration::from_millis(400);
-/// New flows of one repetition: so many source ports from here on, and a destination port of its own. Those of all
-/// repetitions fit into the tables of connections, which forget none of them meanwhile.
+/// New flows of one repetition and sender: so many source ports from here on, and a destination port of its own. Those
+/// of all repetitions fit into the tables of connections, which forget none of them meanwhile.
 const FIRST_NEW: u16 = 1024;
-const NEW_FLOWS: u32 = 60_000;
+const NEW_FLOWS: u32 = 5000;
+/// New flows a second of a sender: fewer than a pod may have judged, and of all senders more than anybody but plain
+/// forwarding can do.
+pub(crate) const NEW_RATE: u64 = 85_000;
+/// Until every sender is ready.
+const READY: Duration = Duration::from_millis(60);
 /// First packets of one repetition.
 const FIRST_PACKETS: usize = 300;
-/// Packets a second while policy changes: a load that nobody drops of by itself.
-pub(crate) const STEADY: u64 = 200_000;
+/// Packets a second while policy changes, or as many as the machine carries.
+pub(crate) const STEADY: u64 = 700_000;
 
 /// Million packets a second of known flows that arrive.
-pub(crate) fn established(bed: &Bed, live: &mut LiveFrames) -> Result<f64> {
-    bed.establish()?;
-    let load = Load { time: LASTING, ..bed.load(FLOWS, false)? };
-    let passage = bed.send(live, &load)?;
+pub(crate) fn established(bed: &Bed, live: &mut [LiveFrames]) -> Result<f64> {
+    bed.establish(ESTABLISHED)?;
+    let load = Load { time: LASTING, ..bed.load(bed.sender(), FLOWS)? };
+    let passage = bed.send(live, &[load])?;
     Ok(passage.delivered as f64 / passage.elapsed.as_secs_f64() / 1e6)
 }
 
-/// Thousand flows a second of which the first packet arrives, of as many as can be offered.
-pub(crate) fn new_flows(bed: &Bed, live: &mut LiveFrames, repetition: usize) -> Result<f64> {
+/// Thousand flows a second of which the first packet arrives.
+pub(crate) fn new_flows(bed: &Bed, live: &mut [LiveFrames], repetition: usize) -> Result<f64> {
     ensure!(repetition < NEW.len(), "no port is left for new flows");
-    let load = Load {
-        source_ports: Span::of(FIRST_NEW, NEW_FLOWS),
-        flows: u64::from(NEW_FLOWS),
-        limit: u64::from(NEW_FLOWS),
-        ..bed.load(NEW.start + repetition as u16, false)?
-    };
-    let passage = bed.send(live, &load)?;
+    let mut loads = bed.loads(NEW.start + repetition as u16)?;
+    let begin = Instant::now() + READY;
+    for load in &mut loads {
+        (load.rate, load.begin) = (Some(NEW_RATE), Some(begin));
+        load.source_ports = Span::of(FIRST_NEW, NEW_FLOWS);
+        (load.flows, load.limit) = (u64::from(NEW_FLOWS), u64::from(NEW_FLOWS));
+    }
+    let passage = bed.send(live, &loads)?;
     Ok(passage.delivered as f64 / passage.elapsed.as_secs_f64() / 1e3)
 }
 
 /// Million packets a second of known, denied flows that the node takes and drops.
-pub(crate) fn denied(bed: &Bed, live: &mut LiveFrames) -> Result<f64> {
-    let load = bed.load(DENIED, false)?;
+pub(crate) fn denied(bed: &Bed, live: &mut [LiveFrames]) -> Result<f64> {
+    let load = bed.load(bed.sender(), DENIED)?;
     // Each is judged once before.
-    bed.send(live, &Load { limit: load.flows, rate: Some(40_000), ..load.clone() })?;
-    let Passage { arrived, delivered, elapsed, .. } = bed.send(live, &Load { time: LASTING, ..load })?;
+    bed.send(live, &[Load { limit: load.flows, rate: Some(40_000), ..load.clone() }])?;
+    let Passage { arrived, delivered, elapsed, .. } = bed.send(live, &[Load { time: LASTING, ..load }])?;
     ensure!(delivered < 100, "{delivered} denied packets arrived");
     Ok(arrived as f64 / elapsed.as_secs_f64() / 1e6)
 }
 
 /// Microseconds from a new socket's first datagram to its answer, one after another.
 pub(crate) fn first_packets(bed: &Bed) -> Result<Vec<f64>> {
-    let address = bed.lab.address(&Place::pod("y", "b"), Family::V4)?;
-    let echo = bed.receiver().namespace.run(|| UdpSocket::bind((address, ECHO)))??;
+    let address = bed.address(Family::V4)?;
+    let echo = bed.receiver()?.namespace.run(|| UdpSocket::bind((address, ECHO)))??;
     echo.set_read_timeout(Some(Duration::from_millis(20)))?;
     let stop = Arc::new(AtomicBool::new(false));
     let until = Arc::clone(&stop);
@@ -90,35 +98,50 @@ pub(crate) fn first_packets(bed: &Bed) -> Result<Vec<f64>> {
     times?
 }
 
+/// What became of known flows while policy changed.
+pub(crate) struct PolicyChange {
+    /// Packets that came to the node, and not to the receiver.
+    pub(crate) lost: f64,
+    /// Million packets a second that came to the node.
+    pub(crate) rate: f64,
+}
+
 /// Packets of known flows that are lost while the rules of the receiver change. The port `also` must be another one
 /// each time.
-pub(crate) fn policy_change(bed: &Bed, live: &mut LiveFrames, also: u16) -> Result<f64> {
-    bed.establish()?;
+pub(crate) fn policy_change(
+    bed: &Bed,
+    live: &mut [LiveFrames],
+    flows: u32,
+    also: u16,
+) -> Result<PolicyChange> {
+    bed.establish(flows)?;
     let time = Duration::from_millis(1000);
-    let load = Load { rate: Some(STEADY), time, ..bed.load(FLOWS, false)? };
-    let generation =
-        || bed.agent.as_ref().and_then(|agent| agent.figures().ok()?.remove("portcullis_table_generation"));
-    let before = generation();
+    let load = bed.load(bed.sender(), FLOWS)?;
+    let load = Load { flows: u64::from(flows), rate: Some(STEADY), time, ..load };
+    let before = bed.generation();
     let passage = thread::scope(|scope| {
         let change = scope.spawn(|| -> Result<()> {
             thread::sleep(time / 3);
             match bed.forwarder {
                 Forwarder::Plain => Ok(()),
                 Forwarder::Nft => {
-                    let [a, b] = [Place::pod("x", "a"), Place::pod("y", "b")];
-                    let [a, b] = [bed.lab.address(&a, Family::V4)?, bed.lab.address(&b, Family::V4)?];
-                    nft(bed.lab.node(), &format!("add element inet bench s4 {{ {a} . {b} . tcp . {also} }}"))
+                    let from = bed.lab.address(&Place::Pod(bed.sender().name.clone()), Family::V4)?;
+                    let tuple = format!("{from} . {} . tcp . {also}", bed.address(Family::V4)?);
+                    nft(bed.lab.node(), &format!("add element inet bench s4 {{ {tuple} }}"))
                 }
                 Forwarder::Inline | Forwarder::Router => {
-                    bed.home.apply("policy.yaml", &policy(also))?;
+                    bed.home.apply("policy.yaml", &policy(&[TCP, also]))?;
                     Ok(())
                 }
             }
         });
-        let passage = bed.send(live, &load);
+        let passage = bed.send(live, &[load]);
         change.join().map_err(|_panic| anyhow::anyhow!("the change's thread panicked"))??;
         passage
     })?;
-    ensure!(bed.agent.is_none() || generation() > before, "the new policy is not in force");
-    Ok(passage.offered.saturating_sub(passage.delivered) as f64)
+    ensure!(bed.agent.is_none() || bed.generation() > before, "the new policy is not in force");
+    let Passage { offered, arrived, delivered, elapsed } = passage;
+    // What the node takes of a sender, may be more than its load.
+    let lost = arrived.min(offered).saturating_sub(delivered) as f64;
+    Ok(PolicyChange { lost, rate: arrived as f64 / elapsed.as_secs_f64() / 1e6 })
 }

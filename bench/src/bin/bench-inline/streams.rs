@@ -5,17 +5,22 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use bench::generator::Bulk;
 use bench::machine;
-use lab::{Family, Place};
+use lab::Family;
 use serde_json::Value;
 
-use crate::bed::{Bed, FAR, NEAR, TCP};
+use crate::bed::{Bed, FAR, NEAR, TCP, policy};
 
 /// When the agent is killed, and when it is started again.
 const KILL: Duration = Duration::from_millis(1200);
 const START: Duration = Duration::from_millis(1900);
 /// How long that stream lasts.
 const STREAM: u32 = 4;
+
+/// How long a stream goes on before it is denied, and how long it is watched from then on.
+const BEFORE_CUT: Duration = Duration::from_millis(300);
+const AFTER_CUT: Duration = Duration::from_millis(700);
 
 /// Seconds after which a stream that stands still is given up.
 const PATIENCE: &str = "12";
@@ -62,8 +67,22 @@ pub(crate) fn over_a_kill(bed: &mut Bed) -> Result<Kept> {
     Ok(Kept { share, ready: ready? })
 }
 
+/// Milliseconds for which a bulk stream goes on, from when the agent is given a policy that denies it.
+pub(crate) fn until_cut(bed: &Bed) -> Result<f64> {
+    let port = TCP + 1;
+    bed.change(&policy(&[TCP, port]))?;
+    let (from, to) = (&bed.sender().namespace, &bed.receiver()?.namespace);
+    let bulk = Bulk::start(from, to, (bed.address(Family::V4)?, port).into(), Some((NEAR, FAR)))?;
+    thread::sleep(BEFORE_CUT);
+    let given = bed.change(&policy(&[TCP]))?;
+    thread::sleep(AFTER_CUT);
+    let last = bulk.finish()?.filter(|last| *last > given);
+    let lasted = last.context("the stream stood still before it was denied")? - given;
+    Ok(lasted.as_secs_f64() * 1e3)
+}
+
 fn client(bed: &Bed, family: Family) -> Result<Command> {
-    let address = bed.lab.address(&Place::pod("y", "b"), family)?.to_string();
+    let address = bed.address(family)?.to_string();
     let mut command = bed.sender().namespace.command("timeout");
     command.args([PATIENCE, "iperf3", "-J", "-c", &address, "-p", &TCP.to_string()]);
     Ok(command)

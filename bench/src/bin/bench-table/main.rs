@@ -12,8 +12,6 @@
 //!
 //! Each row is printed, and appended to `table.jsonl`, as soon as it is measured.
 
-#![allow(clippy::print_stdout, reason = "a program that prints a table")]
-
 mod lookup;
 mod peer;
 mod updates;
@@ -22,36 +20,20 @@ mod scaling;
 mod adversaries;
 mod publication;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use bench::cluster::Shape;
 use bench::machine;
-use bench::output::Output;
-use bench::record::Row;
+use bench::sections::{Section, Wanted};
 use clap::Parser;
-use serde_json::json;
 
-/// Measures the policy table: targets, rte_acl beside it, scaling, memory.
+/// Measures the policy table: targets, rte_acl beside it, scaling, memory. The sections are lookup, peer, updates,
+/// memory, scaling, adversaries and publication; `--quick` takes a tenth of the cluster.
 #[derive(Parser)]
 struct Arguments {
-    /// A tenth of the cluster and few repetitions: to try the program, not to quote.
-    #[arg(long)]
-    quick: bool,
-    /// Exit with 1 when a target is missed.
-    #[arg(long)]
-    strict: bool,
-    /// Where the folder of this run goes.
-    #[arg(long, default_value = "bench/runs")]
-    runs: PathBuf,
-    /// Only these sections: lookup, peer, updates, memory, scaling, adversaries, publication.
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
+    #[command(flatten)]
+    wanted: Wanted,
 }
-
-/// Measures something and writes its rows down.
-type Section = fn(&Plan, &mut Output) -> anyhow::Result<()>;
 
 /// How much is measured.
 struct Plan {
@@ -68,50 +50,25 @@ struct Plan {
     events: usize,
 }
 
+const SECTIONS: [(&str, Section<Plan>); 7] = [
+    ("lookup", |plan, output| lookup::run(plan, output)),
+    ("peer", |plan, output| peer::run(plan, output)),
+    ("updates", |plan, output| updates::run(plan, output)),
+    ("memory", |plan, output| memory::run(plan, output)),
+    ("scaling", |plan, output| scaling::run(plan, output)),
+    ("adversaries", |plan, output| adversaries::run(plan, output)),
+    ("publication", |plan, output| publication::run(plan, output)),
+];
+
 fn main() -> anyhow::Result<ExitCode> {
-    let arguments = Arguments::parse();
-    let core = machine::pin_to_last_core()?;
-    let plan = if arguments.quick {
-        let shape = Shape { namespaces: 50, pods: 10_000, policies: 1000, ..Shape::LARGE };
-        Plan { quick: true, shape, core, repetitions: 5, sweeps: 5, events: 50 }
-    } else {
-        Plan { quick: false, shape: Shape::LARGE, core, repetitions: 15, sweeps: 60, events: 400 }
-    };
-    // Nothing but a whole run replaces the record of a whole run.
-    let whole = if arguments.quick {
-        "-quick"
-    } else if arguments.only.is_empty() {
-        ""
-    } else {
-        "-part"
-    };
-    let folder = arguments.runs.join(machine::run_name() + whole);
-    let sections: [(&str, Section); 7] = [
-        ("lookup", lookup::run),
-        ("peer", peer::run),
-        ("updates", updates::run),
-        ("memory", memory::run),
-        ("scaling", scaling::run),
-        ("adversaries", adversaries::run),
-        ("publication", publication::run),
-    ];
-    if let Some(unknown) = arguments.only.iter().find(|only| sections.iter().all(|(name, _)| name != only)) {
-        anyhow::bail!("no section '{unknown}'");
-    }
-    let mut output = Output::create(&folder, "table")?;
-    let started = Instant::now();
-    let mut failed = false;
-    for (name, section) in sections {
-        if arguments.only.is_empty() || arguments.only.iter().any(|only| only == name) {
-            println!("=== {name} (at {} s)", started.elapsed().as_secs());
-            // The other sections are worth having all the same.
-            if let Err(error) = section(&plan, &mut output) {
-                failed = true;
-                output.row(Row::new(name, "", json!({})).note(format!("failed: {error:#}")))?;
-            }
-        }
-    }
-    let missed = output.finish()?;
-    println!("=== done in {} s", started.elapsed().as_secs());
-    Ok(if failed || (arguments.strict && missed > 0) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let Arguments { wanted } = Arguments::parse();
+    wanted.run("table", &SECTIONS, || {
+        let core = machine::pin_to_last_core()?;
+        Ok(if wanted.quick {
+            let shape = Shape { namespaces: 50, pods: 10_000, policies: 1000, ..Shape::LARGE };
+            Plan { quick: true, shape, core, repetitions: 5, sweeps: 5, events: 50 }
+        } else {
+            Plan { quick: false, shape: Shape::LARGE, core, repetitions: 15, sweeps: 60, events: 400 }
+        })
+    })
 }
