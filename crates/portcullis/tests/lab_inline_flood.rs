@@ -9,7 +9,7 @@ use std::time::Duration;
 use bench::generator::{Kind, LiveFrames, Load, Offered, Span, Stop, receive_without_a_program};
 use bpf::inline::Counted;
 use inline_kernel::Kernel;
-use lab::{Family, LabPod, Stream, Transport};
+use lab::{Family, Stream, Transport};
 use scene::*;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,22 +34,9 @@ spec:
   ingress: [{from: [{namespaceSelector: {matchLabels: {ns: x}}}]}]
 "#;
 
-fn link<'a>(scene: &'a Scene, name: &str) -> &'a LabPod {
-    let found = scene.lab.pods().iter().find(|link| lab::Place::Pod(link.name.clone()) == pod(name));
-    found.expect("a pod")
-}
-
-/// What goes into a pod's `eth0` is dropped by the pod itself, unanswered.
-fn silence(scene: &Scene, name: &str) {
-    let rules = "add table inet silent; add chain inet silent in { type filter hook input priority 0; policy drop; }; \
-                 add rule inet silent in meta l4proto icmpv6 accept";
-    let output = link(scene, name).namespace.command("nft").arg(rules).output().expect("nft");
-    assert!(output.status.success(), "{}", text(&output));
-}
-
 /// New connections from a pod to ports of another, each with one packet.
 fn flood(scene: &Scene, from: &str, to: &str, kind: Kind, family: Family) -> Offered {
-    receive_without_a_program(scene.lab.node(), &link(scene, from).interface).expect("ethtool");
+    receive_without_a_program(scene.lab.node(), &scene.link(from).interface).expect("ethtool");
     let load = Load::between(&scene.lab, &pod(from), &pod(to), family, 1).expect("a load");
     let load = Load {
         source_ports: Span::of(1024, 50_000),
@@ -65,7 +52,7 @@ fn flood(scene: &Scene, from: &str, to: &str, kind: Kind, family: Family) -> Off
         ..load
     };
     let mut live = LiveFrames::load().expect("the generator's program");
-    live.send(&link(scene, from).namespace, "eth0", &load, &Stop::default()).expect("a flood")
+    live.send(&scene.link(from).namespace, "eth0", &load, &Stop::default()).expect("a flood")
 }
 
 /// Streams between pods that do not flood.
@@ -110,7 +97,7 @@ fn opens_and_is_carried(scene: &Scene, kernel: &Kernel, port: u16) -> Stream {
 fn others_keep_what_they_have(to: &str, kind: Kind, family: Family, seen: impl Fn(&Kernel, &Scene)) {
     let scene = Scene::new(&format!("mode: inline\nflows: {{capacity: {CAPACITY}}}\n"));
     scene.home.apply("flood.yaml", Y_B_FROM_X).expect("a manifest");
-    silence(&scene, "y/b");
+    scene.silence("y/b");
     let agent = scene.agent();
     let kernel = Kernel::of(&scene, CAPACITY);
     let others = Others::start(&scene);

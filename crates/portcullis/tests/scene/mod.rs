@@ -89,6 +89,15 @@ impl Scene {
         Servers::start(&self.lab, ports).expect("servers")
     }
 
+    /// What goes into a pod's `eth0` is dropped by the pod itself, unanswered.
+    pub(crate) fn silence(&self, name: &str) {
+        let rules = "add table inet silent; \
+                     add chain inet silent in { type filter hook input priority 0; policy drop; }; \
+                     add rule inet silent in meta l4proto icmpv6 accept";
+        let output = self.link(name).namespace.command("nft").arg(rules).output().expect("nft");
+        assert!(output.status.success(), "{}", text(&output));
+    }
+
     pub(crate) fn address(&self, place: &Place, family: Family) -> IpAddr {
         self.lab.address(place, family).expect("an address")
     }
