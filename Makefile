@@ -98,4 +98,5 @@ endif
 bench-inline: setup ## inline mode beside plain forwarding, nftables and router mode; needs root (ARGS=--quick to try)
 	@command -v iperf3 >/dev/null || { echo "TCP streams need iperf3: apt-get install iperf3"; exit 3; }
 	cargo build --release --locked -p portcullis -p portcullis-bench --bins
-	$(TARGET_DIR)/release/bench-inline $(ARGS)
+	$(NEED_ROOT)
+	$(AS_ROOT) $(TARGET_DIR)/release/bench-inline $(ARGS)
