@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+};
 
 use crate::error::Error;
 use crate::node::Lab;
@@ -23,6 +25,8 @@ const LOOK: Duration = Duration::from_millis(10);
 const CONNECT: Duration = Duration::from_secs(2);
 /// After the sender has stopped, the receiver waits for stragglers until this long nothing came.
 const SETTLE: Duration = Duration::from_millis(50);
+/// Room for seconds of records, in bytes: those that a busy machine lets wait are not lost.
+const RECEIVE_BUFFER: usize = 8 << 20;
 /// The most records of one stream: a bit is kept for each.
 const MOST: u64 = 1 << 26;
 
@@ -145,6 +149,8 @@ impl Stream {
                 let sender =
                     from.run(|| UdpSocket::bind(source))?.map_err(Error::io("binding the sender"))?;
                 receiver.set_read_timeout(Some(LOOK)).map_err(Error::io("setting a timeout"))?;
+                setsockopt(&receiver, sockopt::RcvBufForce, &RECEIVE_BUFFER)
+                    .map_err(Error::sys("making a receive buffer large"))?;
                 let send = move || {
                     pace(&sending, rate, limit, |number| match sender.send_to(&record(id, number), target) {
                         Ok(_) => Sent::Yes,
@@ -291,8 +297,14 @@ fn pace(shared: &Shared, rate: u32, limit: u64, mut send: impl FnMut(u64) -> Sen
 
 fn receive_udp(shared: &Shared, socket: &UdpSocket, id: u64, limit: u64) {
     let mut buffer = [0; 2 * RECORD];
-    while !shared.stop_receiving.load(Ordering::Relaxed) {
-        let Ok(length) = socket.recv(&mut buffer) else { continue };
+    loop {
+        let Ok(length) = socket.recv(&mut buffer) else {
+            // Only once nothing waits in the socket: on a busy machine, this thread may be late.
+            if shared.stop_receiving.load(Ordering::Relaxed) {
+                return;
+            }
+            continue;
+        };
         if let Some(number) = number(&buffer[..length], id, limit) {
             shared.receipt.lock().unwrap_or_else(PoisonError::into_inner).note(number, Instant::now());
         }

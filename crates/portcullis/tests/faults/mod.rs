@@ -117,6 +117,15 @@ pub(crate) fn goes_on(stream: &Stream) -> Duration {
     start.elapsed()
 }
 
+/// Ends a stream of what was allowed all the time: it went on. Tells how many packets since `before` have not arrived.
+#[track_caller]
+pub(crate) fn went_on(stream: Stream, before: &StreamReport) -> u64 {
+    let after = stream.stop();
+    let (sent, missing) = (after.sent - before.sent, after.lost().saturating_sub(before.lost()));
+    assert!(missing < sent / 2, "of {sent} allowed packets {missing} are missing");
+    missing
+}
+
 /// 1,240,311
 pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
