@@ -20,7 +20,7 @@ Examples:
   portcullis test policy-tests/            # do my policies do what I say they do?
   portcullis flows --follow --dropped-only # what a running agent drops, and why
   portcullis status                        # how is the agent?
-  portcullis top                           # the same, live
+  portcullis top                           # like status, live
   portcullis lab demo                      # try everything on this machine, without a cluster
   portcullis lab up cluster.yaml           # a node with pods in network namespaces
   portcullis lab run --in x/a -- ip addr   # run a command inside one of its pods
@@ -62,7 +62,7 @@ pub enum Command {
     Flows(crate::flows::FlowsArgs),
     /// How is the agent? Policy, ports, rings, workers, drops.
     Status(crate::status::StatusArgs),
-    /// The same, live: rates, rings and drops.
+    /// Like `status`, live: rates, rings and drops.
     Top(crate::top::TopArgs),
     /// A node with pods in network namespaces of this machine.
     #[command(subcommand)]
@@ -78,6 +78,10 @@ pub enum Command {
 
 /// `portcullis run`.
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  portcullis run --config /etc/portcullis/config.yaml
+  portcullis run --config config.yaml --manifests manifests/ -v    # other manifests, more messages")]
 pub struct RunArgs {
     /// The configuration file.
     #[arg(long, env = "PORTCULLIS_CONFIG", value_name = "FILE")]
@@ -152,8 +156,18 @@ pub enum Format {
 
 /// `portcullis lab ...`.
 #[derive(Debug, Subcommand)]
+#[command(before_help = "\
+Examples:
+  portcullis lab up
+  portcullis lab run -- ip link
+  portcullis lab down")]
 pub enum LabCommand {
     /// Build the lab: one network namespace for the node, one for each pod, one for the outside.
+    #[command(before_help = "\
+Examples:
+  portcullis lab up                                  # nine pods
+  portcullis lab up docs/examples/cluster.yaml       # the pods of these manifests
+  portcullis lab up --name second")]
     Up {
         /// Manifests whose Pod objects become the pods (files or folders); nine pods without any.
         manifests: Vec<PathBuf>,
@@ -162,6 +176,11 @@ pub enum LabCommand {
         lab: LabName,
     },
     /// Run a command inside the lab.
+    #[command(before_help = "\
+Examples:
+  portcullis lab run -- ip link                      # in the node
+  portcullis lab run --in x/a -- ping -c 1 10.244.1.12
+  portcullis lab run --in outside -- sh")]
     Run {
         /// Which lab.
         #[command(flatten)]
@@ -174,6 +193,10 @@ pub enum LabCommand {
         command: Vec<String>,
     },
     /// Remove the lab and everything that runs in it.
+    #[command(before_help = "\
+Examples:
+  portcullis lab down
+  portcullis lab down --name second")]
     Down {
         /// Which lab.
         #[command(flatten)]
@@ -181,6 +204,10 @@ pub enum LabCommand {
     },
     /// See it work: every pair of pods probed without enforcement and with it, then a policy that changes
     /// under a running connection.
+    #[command(before_help = "\
+Examples:
+  portcullis lab demo
+  portcullis lab demo --mode inline")]
     Demo {
         /// The folder of the demonstration's manifests.
         #[arg(long, default_value = "docs/examples", value_name = "DIR")]
@@ -201,12 +228,17 @@ pub struct LabName {
 
 /// `portcullis cleanup`.
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  portcullis cleanup
+  portcullis cleanup veth-web                        # only what is on this interface
+  portcullis cleanup --force                         # also while an agent runs")]
 pub struct CleanupArgs {
     /// Only these interfaces; everything without any.
     pub interfaces: Vec<String>,
 
     /// The state directory of the agent.
-    #[arg(long, default_value = "/run/portcullis", value_name = "DIR")]
+    #[arg(long, env = "PORTCULLIS_STATE_DIR", default_value = "/run/portcullis", value_name = "DIR")]
     pub state_dir: PathBuf,
 
     /// Also while an agent runs, which puts back within seconds what it can.

@@ -10,6 +10,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use anyhow::anyhow;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use flow::{Address, Direction, Verdict};
 use policy::Connection;
@@ -53,8 +54,8 @@ pub struct ExplainArgs {
     #[arg(short = 'f', long = "file", required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// The address family, 4 or 6; by default that of the source's first address.
-    #[arg(long, value_name = "4|6")]
+    /// The address family; by default that of the source's first address.
+    #[arg(long, value_parser = one_family())]
     pub family: Option<Families>,
 
     /// The form of the output.
@@ -64,6 +65,12 @@ pub struct ExplainArgs {
     /// Exit with 0 also when the connection is denied.
     #[arg(long)]
     pub exit_zero: bool,
+}
+
+/// A connection has one.
+fn one_family() -> impl TypedValueParser<Value = Families> {
+    PossibleValuesParser::new(["4", "6"])
+        .map(|family| if family == "4" { Families::V4 } else { Families::V6 })
 }
 
 /// The form of the output.
@@ -143,9 +150,6 @@ pub fn explain(offline: &Offline, args: &ExplainArgs) -> Result<Explained, Failu
     let mut port = args.port;
     if let Some(protocol) = &args.protocol {
         port.protocol = protocol_of(protocol).map_err(|error| usage(anyhow!("--protocol: {error}")))?;
-    }
-    if args.family == Some(Families::Both) {
-        return Err(usage(anyhow!("--family: one connection has one family, 4 or 6")));
     }
     let (from, to) = (offline.endpoint(&args.from)?, offline.endpoint(&args.to)?);
     let routes = offline.routes(&from, &to, args.family)?;

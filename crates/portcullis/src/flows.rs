@@ -112,7 +112,7 @@ pub struct FlowsArgs {
     pub pcapng: Option<PathBuf>,
 
     /// The state directory of the agent.
-    #[arg(long, default_value = "/run/portcullis", value_name = "DIR")]
+    #[arg(long, env = "PORTCULLIS_STATE_DIR", default_value = "/run/portcullis", value_name = "DIR")]
     pub state_dir: PathBuf,
 }
 

@@ -1,10 +1,11 @@
 //! The binary's library: the agent, and what a person tries it with.
 //!
 //! ```text
-//! run ─ config ─ preflight ─ instance ─ broker ─ privileges ─ links ─┐
-//!                                    (interlock)                     ├─ rewire ─ engine's wiring, XDP's maps
-//!       control thread ─ policy table ───────────────────────────────┘
-//!       dataplane ─ XDP programs, sockets, workers ─ metrics
+//! run ─ config ─ links ─ preflight ─ instance ─ admin ─ broker ─ plane: load ─ privileges ─ plane: start
+//!                                                     (interlock)  programs                 sockets, workers
+//!
+//! then: control thread ─ policy table ─┐
+//!                              links ──┴─ rewire ─ engine's wiring, the programs' maps
 //!                                                            cleanup undoes all of it
 //! ```
 //!
@@ -13,8 +14,7 @@
 //! first program is attached, so that at no moment the kernel forwards what nobody judged. The [`broker`] is the
 //! process that runs `nft` for the agent, which by then has given up its [`privileges`]. [`run`] puts the two
 //! planes together, with [`rewire`] and a [`plane`] below it: [`dataplane`] in router mode, [`inline`] in its own.
-//! Both have [`workers`]. Who asks a running
-//! agent comes to [`admin`]: [`status`], [`top`] and [`flows`] do.
+//! Both have [`workers`]. Who asks a running agent comes to [`admin`]: [`status`], [`top`] and [`flows`] do.
 
 pub mod cli;
 pub mod exit;

@@ -1,5 +1,7 @@
 //! The agent's figures as OpenMetrics text: of a [`Status`], for the file in the state directory and for `/metrics`.
 
+mod values;
+
 use std::fmt;
 use std::fs;
 use std::io;
@@ -14,6 +16,8 @@ use prometheus_client::registry::Registry;
 use tracing::{info, warn};
 
 use crate::admin::snapshot::{ManifestState, Port, PortState, Queue, Statistics, Status};
+
+pub use values::{VALUES, Values};
 
 /// The name of the file in the state directory.
 pub const FILE: &str = "metrics.prom";

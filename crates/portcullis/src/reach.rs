@@ -59,7 +59,7 @@ pub struct ReachArgs {
     pub external: Vec<std::net::IpAddr>,
 
     /// The address family; by default that of the source's first address.
-    #[arg(long, value_name = "4|6|both")]
+    #[arg(long, value_name = "FAMILY")]
     pub family: Option<Families>,
 
     /// The form of the output.

@@ -85,7 +85,7 @@ struct Agent<P> {
     questions: mpsc::Receiver<Question>,
     /// The cluster in force, for who gives names to what the workers tell.
     cluster: watch::Sender<Option<Arc<Cluster>>>,
-    /// Nobody finds us any more once this is dropped.
+    /// Dropping this removes the admin socket.
     _socket: AdminSocket,
     /// When a worker is to panic, for those who debug that.
     debug_panic: Option<Instant>,

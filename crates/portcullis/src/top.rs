@@ -19,8 +19,13 @@ use rates::{Order, Rates};
 
 /// `portcullis top`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Keys: q or Esc ends, p pauses, Tab and the arrows choose what ports are sorted by.")]
+#[command(
+    before_help = "\
+Examples:
+  portcullis top
+  portcullis top -n 0.5     # twice a second",
+    after_help = "Keys: q or Esc ends, p pauses, Tab and the arrows choose what ports are sorted by."
+)]
 pub struct TopArgs {
     /// Seconds between two looks.
     #[arg(short = 'n', long, default_value_t = 1.0, value_parser = seconds, value_name = "SECONDS")]

@@ -3,13 +3,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use bpf::inline::Counted;
 use flow::DropReason;
-use portcullis::admin::snapshot::{Frames, Inline, Port, Queue, Statistics, Status, Tc, Worker, Xdp};
+use portcullis::admin::snapshot::{
+    Frames, Inline, Port, PortState, Queue, Statistics, Status, Tc, Worker, Xdp,
+};
 use portcullis::config::{Config, settings};
-use portcullis::metrics;
+use portcullis::metrics::{self, VALUES};
 
 fn docs(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
@@ -40,15 +44,50 @@ fn the_drop_reasons() {
 
 #[test]
 fn the_metrics() {
-    // One of everything, so that no family is without a line.
+    is_up_to_date("metrics.md", &metrics_page(&one_of_everything()));
+}
+
+#[test]
+fn the_values_of_labels_are_those_that_have_a_meaning() {
+    let page = one_of_everything();
+    let named = |label: &str| {
+        ["iface", "queue", "worker", "version", "mode", "fallback", "on_exit", "reason"].contains(&label)
+    };
+    let mut met: BTreeSet<(&str, &str, &str)> = BTreeSet::new();
+    for line in page.lines().filter(|line| !line.starts_with('#')) {
+        let Some((metric, rest)) = line.split_once('{') else { continue };
+        for label in rest.split_once('}').unwrap().0.split(',') {
+            let (label, value) = label.split_once('=').unwrap();
+            if !named(label) {
+                met.insert((metric, label, value.trim_matches('"')));
+            }
+        }
+    }
+    let meant = VALUES
+        .iter()
+        .flat_map(|values| values.meanings.iter().map(|(value, _)| (values.metric, values.label, *value)));
+    assert_eq!(met, meant.collect());
+}
+
+/// The page of an agent that has one of everything, so that no family is without a line, and no label without its
+/// values.
+fn one_of_everything() -> String {
     let queue = Queue { statistics: Some(Statistics::default()), ..Queue::default() };
-    let tc = Tc { packets: [("hit".to_owned(), 0)].into(), ..Tc::default() };
-    let port = Port { xdp: Some(Xdp::default()), tc: Some(tc), queues: vec![queue], ..Port::default() };
+    let packets = Counted::default().each().map(|(what, count)| (what.to_owned(), count)).collect();
+    let tc = Some(Tc { packets, ..Tc::default() });
+    let states =
+        [PortState::Unknown, PortState::Attached, PortState::Paused, PortState::Absent, PortState::Closed];
+    let port = |state| Port {
+        xdp: Some(Xdp::default()),
+        tc: tc.clone(),
+        queues: vec![queue.clone()],
+        state,
+        ..Port::default()
+    };
     let worker = Worker { frames: Some(Frames::default()), ..Worker::default() };
     let drops = [(DropReason::DefaultDeny.name().to_owned(), 0)].into();
-    let inline = Some(Inline::default());
-    let status = Status { ports: vec![port], workers: vec![worker], drops, inline, ..Status::default() };
-    is_up_to_date("metrics.md", &metrics_page(&metrics::encode(status).unwrap()));
+    let (ports, inline) = (states.map(port).into(), Some(Inline::default()));
+    metrics::encode(Status { ports, workers: vec![worker], drops, inline, ..Status::default() }).unwrap()
 }
 
 #[test]
@@ -65,8 +104,10 @@ fn drop_reasons_page() -> String {
     let mut text = String::from(
         "# Why frames are dropped\n\n\
          <!-- Made from crates/flow/src/drop_reason.rs by a test; do not edit. -->\n\n\
-         Every dropped frame counts under exactly one of these, in `portcullis_drops_total{reason=\"...\"}`, in the \
-         order of a packet's path.\n\n\
+         Every frame that a worker drops counts under exactly one of these, in \
+         `portcullis_drops_total{reason=\"...\"}`, in the order of a packet's path. What the programs in the kernel \
+         drop by themselves counts in `portcullis_xdp_frames_total{to=\"dropped\"}`, and in mode `inline` in \
+         `portcullis_tc_packets_total` ([metrics.md](metrics.md#values-of-labels)).\n\n\
          | reason | what happened | what to do |\n|---|---|---|\n",
     );
     for reason in DropReason::ALL {
@@ -109,7 +150,13 @@ fn metrics_page(written: &str) -> String {
         writeln!(text, "| `{name}{labels}` | {} | {} |", about("TYPE", family), about("HELP", family))
             .unwrap();
     }
-    text += "\nThe reasons are those of [drop-reasons.md](drop-reasons.md).\n";
+    text += "\n## Values of labels\n\nThe reasons are those of [drop-reasons.md](drop-reasons.md). `iface`, `queue` and `worker` name what is \
+             counted.\n\n| metric | label | value | meaning |\n|---|---|---|---|\n";
+    for values in VALUES {
+        for (value, meaning) in values.meanings {
+            writeln!(text, "| `{}` | `{}` | `{value}` | {meaning} |", values.metric, values.label).unwrap();
+        }
+    }
     text
 }
 

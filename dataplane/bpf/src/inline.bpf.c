@@ -1,12 +1,12 @@
 // Inline mode: the kernel carries the connections that userspace has judged.
 //
 //   pod_in       what a pod sends, at its side of the node: a known connection goes on, or is dropped; the rest
-//                is punted to a worker, through the pair punt0 - punt1.
+//                is punted to a worker, through the pair portcullis0 - portcullis1.
 //   pod_out      what goes to a pod, after routing and address translation: the same.
 //   uplink_out   what a pod sends to another node: judged where the address behind a service can be seen, also when
 //                its own source no longer can.
-//   steer        on punt1, hands punted frames to the worker's AF_XDP socket; where there is none, drops.
-//   reinject     on punt0, takes back the frames that the worker has approved.
+//   steer        on portcullis1, hands punted frames to the worker's AF_XDP socket; where there is none, drops.
+//   reinject     on portcullis0, takes back the frames that the worker has approved.
 //
 // A connection has one entry for each pod, from the pod's point of view (local, remote), which serves both
 // directions. The entry is a cache of what the connection table in userspace knows: it counts only while its epoch
@@ -70,7 +70,7 @@ static __noinline int pod_in_long(struct __sk_buff *skb)
 		COUNT(id, malformed);
 		return TC_ACT_SHOT;
 	}
-	// Who the pod is, it may first have to say: the worker learns from what it is shown.
+	// The pod's MAC is unknown or another one: the worker decides, and may learn it from this frame.
 	if (!tap->mac_known || !same_mac(eth->h_source, tap->mac))
 		return punt(skb, id, false);
 	struct port self = { .mac_known = 1 };
@@ -207,9 +207,15 @@ static __noinline int uplink_out_long(struct __sk_buff *skb)
 	if (!owner && !is_open(skb, sender) && !is_marked(skb))
 		return TC_ACT_UNSPEC;
 	struct tap *uplink = tap_of(skb->ifindex), *tap = owner ? tap_of(*owner) : uplink;
-	if (!tap || !uplink || !whole)
+	if (!tap || !uplink) {
+		COUNT(0, unknown_port);
 		return TC_ACT_SHOT;
+	}
 	__u16 id = tap->id;
+	if (!whole) {
+		COUNT(id, malformed);
+		return TC_ACT_SHOT;
+	}
 	if (takes_mark(skb, id))
 		return TC_ACT_UNSPEC;
 	if (is_spoofed(skb, &packet)) {

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!   pod ── hA ─ pod_in ──known──> the kernel's routing ──> pod_out ─ hB ── pod
-//!                  └─ punt0 ══ punt1 ─ steer ─> AF_XDP ─> worker: judges, enters verdicts
-//!                     reinject <────────────────────────┘ approves
+//!                  └─ portcullis0 ══ portcullis1 ─ steer ─> AF_XDP ─> worker: judges, enters verdicts
+//!                     reinject <────────────────────────────────────┘ approves
 //! ```
 //!
 //! Maps and links are pinned: they go on without a process, and the next one takes them over. Numbers of ports are

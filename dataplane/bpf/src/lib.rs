@@ -1,4 +1,5 @@
-//! The XDP programs in C, their maps and their pinned links.
+//! The XDP programs of router mode in C, their maps and their pinned links; the tc programs of inline mode are in
+//! [`inline`], with a tour of their own.
 //!
 //! ```text
 //!            pod_port                                  uplink_port

@@ -1,11 +1,11 @@
-//! What workers tell the control thread: rarely, and never waiting for it.
+//! What workers tell the agent's task: rarely, and never waiting for it.
 
 use crossbeam::queue::ArrayQueue;
 use flow::{Address, MacAddr};
 
 use crate::wiring::PortId;
 
-/// Something that the control thread should act on.
+/// Something that the agent's task should act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The pod behind this port has shown its MAC address by a valid ARP or neighbour discovery message.
@@ -14,7 +14,7 @@ pub enum Event {
     Unresolved(PortId, Address),
 }
 
-/// Events on their way to the control thread. Bounded; what does not fit is lost, and happens again.
+/// Events on their way to the agent's task. Bounded; what does not fit is lost, and happens again.
 #[derive(Debug)]
 pub struct Events(ArrayQueue<Event>);
 

@@ -6,9 +6,9 @@
 //! says, so that a reply is never judged as a connection of its own.
 //!
 //! ```text
-//! punted ─ admit ──────────────── judge ─────────────── enter ──────── approve ─ given back
-//!           from a pod: the guard  flows.rs, as ever     both pods'     the frame's end shows it
-//!           to a pod: is it its own?                     verdicts
+//! punted ─ admit ──────────────── judge ─────────────── follow ─────── enter ──────── approve ─ given back
+//!           from a pod: the guard  flows.rs, as ever     fragments.rs   both pods'     the frame's end shows it
+//!           to a pod: is it its own?                     later ones     verdicts
 //! ```
 
 mod punt;

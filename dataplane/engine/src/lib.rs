@@ -3,15 +3,17 @@
 //! ```text
 //!  RX ring ─ receive ─ admit ─────── judge ───────────────────────── follow ─────── forward ─ TX ring
 //!             io.rs    guard.rs      flows.rs                        fragments.rs   wiring.rs
-//!                      parse, who    known: goes on                  later ones     next hop, TTL,
-//!                      may speak     new: asked of the policy table  their first    checksums, MACs
+//!                      parse, who    cache.rs: known, goes on        later ones     next hop, TTL,
+//!                      may speak     connections: known, goes on     their first    checksums, MACs
+//!                                    new: asked of the policy table
 //!                         │              │                              │              │
 //!                         └──────────────┴───── DropReason, counted ────┴──────────────┘   counters.rs
 //!                                               an ICMP error, in some cases                notices.rs
 //! ```
 //!
 //! Read in this order: [`io`] says where frames come from, [`wiring`] which port leads where,
-//! [`worker::Worker::turn`] is the loop, `burst.rs` its stages, `departure.rs` the last of them. The engine is
+//! [`worker::Worker::turn`] is the loop, `burst.rs` its stages, `departure.rs` the last of them; [`inline`] is the loop
+//! of inline mode, which judges in the same way and forwards nothing. The engine is
 //! generic over [`io::PacketIo`]: on a node that is AF_XDP, in tests it is [`loopback`]. It knows nothing of
 //! Kubernetes, and its time is an argument.
 

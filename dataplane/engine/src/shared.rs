@@ -20,7 +20,7 @@ pub struct Owner {
 pub struct Shared {
     /// The connection table.
     pub flows: Flows,
-    /// What workers tell the control thread.
+    /// What workers tell the agent's task.
     pub events: Events,
     pub(crate) owners: Vec<Owner>,
     pub(crate) inboxes: Vec<Inbox>,

@@ -145,11 +145,6 @@ impl<Io: PacketIo> Worker<Io> {
         handled
     }
 
-    /// Sleeps until a frame arrives on one of the ports, at most `timeout`.
-    pub fn wait(&mut self, timeout: std::time::Duration) {
-        self.io.wait(timeout);
-    }
-
     /// The packet memory and rings, to look at.
     #[must_use]
     pub const fn io(&self) -> &Io {
@@ -171,8 +166,8 @@ impl<Io: PacketIo> Worker<Io> {
 /// How many connections are looked at in a turn, whether they have expired.
 pub(crate) const EXPIRY: usize = 16;
 
-/// Where a version of something is in memory, which tells it from the version before: the reader still held that
-/// one when it took this one.
+/// The address of a version, as its identity. It cannot repeat at once: the reader holds the old version while it takes
+/// the new one.
 fn place<T>(version: Option<&T>) -> usize {
     version.map_or(0, |version| std::ptr::from_ref(version).addr())
 }

@@ -253,15 +253,17 @@ impl CachedFlow {
 
 /// Declares the counters once, in the order of the C program.
 macro_rules! counted {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
         /// How many packets a port's programs met, by what became of them.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Counted {
-            $($(#[$doc])* pub $name: u64,)*
+            $($(#[doc = $doc])* pub $name: u64,)*
         }
 
         impl Counted {
-            const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
+            /// The name of each, and what is counted there.
+            pub const MEANINGS: [(&'static str, &'static str); COUNTED] =
+                [$((stringify!($name), concat!($($doc),*).trim_ascii())),*];
 
             const fn of(words: [u64; COUNTED]) -> Self {
                 let [$($name),*] = words;
@@ -271,7 +273,7 @@ macro_rules! counted {
             /// Each with its name.
             pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 let Self { $($name),* } = *self;
-                Self::NAMES.iter().copied().zip([$($name),*])
+                Self::MEANINGS.map(|(name, _)| name).into_iter().zip([$($name),*])
             }
         }
     };
@@ -308,7 +310,7 @@ counted! {
     fragment_hit,
     /// Under a local pod's address, but not by that pod's port, dropped.
     spoofed,
-    /// Longer than the punt pair carries, and without a verdict, dropped.
+    /// Longer than the punt pair carries, or without room for its tag, and without a verdict, dropped.
     too_long,
 }
 

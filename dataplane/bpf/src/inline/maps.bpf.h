@@ -51,7 +51,7 @@ struct verdict {
 	__u32 beat; // of which last_seen is
 };
 
-// The first fragment of a datagram was answered so.
+// Key of `fragments`: a datagram whose first fragment has a verdict.
 struct fragment {
 	__u8 src[16], dst[16];
 	__be32 id;
@@ -76,7 +76,7 @@ struct bucket {
 struct settings {
 	__u64 key[2];       // of the worker's approvals
 	__u32 mark;         // of an approved packet, for the moment between reinject and pod_in
-	__u32 punt_ifindex; // punt0
+	__u32 punt_ifindex; // portcullis0
 	__u32 punt_rate;    // a second and bucket
 	__u32 punt_burst;
 	__u64 open_after; // fallback: open, when this moment has passed and nobody has moved it on; 0: never
@@ -116,7 +116,7 @@ MAP(owners, BPF_MAP_TYPE_HASH, MAX_ADDRESSES, struct address, __u32);
 // How often the addresses of pods and of the node have changed.
 MAP(generation, BPF_MAP_TYPE_ARRAY, 1, __u32, __u32);
 MAP(settings, BPF_MAP_TYPE_ARRAY, 1, __u32, struct settings);
-// By queue of punt1.
+// By queue of portcullis1.
 MAP(approvals, BPF_MAP_TYPE_ARRAY, MAX_QUEUES, __u32, struct approvals);
 MAP(punts, BPF_MAP_TYPE_XSKMAP, MAX_QUEUES, __u32, __u32);
 // By port id; those of unknown ports, and of reinject, at 0, which no port has.

@@ -78,14 +78,13 @@ static __always_inline int punt_for(struct __sk_buff *skb, __u16 id, bool to_pod
 		COUNT(payer, limited);
 		return TC_ACT_SHOT;
 	}
+	__u16 way = !to_pod ? 0 : sender_of(skb) ? TO_POD | SENT_HERE : TO_POD;
 	// The pair would drop it, and count it where nobody looks.
-	if ((skb->gso_size ? skb->gso_size + SEGMENT_HEADERS : skb->len) > set->longest) {
+	if ((skb->gso_size ? skb->gso_size + SEGMENT_HEADERS : skb->len) > set->longest ||
+	    bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), id << 1 | way)) {
 		COUNT(payer, too_long);
 		return TC_ACT_SHOT;
 	}
-	__u16 way = !to_pod ? 0 : sender_of(skb) ? TO_POD | SENT_HERE : TO_POD;
-	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), id << 1 | way))
-		return TC_ACT_SHOT;
 	COUNT(id, punted);
 	return bpf_redirect(set->punt_ifindex, 0);
 }

@@ -110,7 +110,7 @@ static __always_inline enum answer quick(struct __sk_buff *skb, const struct tap
 	return answer;
 }
 
-// The same where packets leave the node: to whom the source belongs, is looked up. PASS also for what no pod sends.
+// The same at an uplink, where the port is found by the packet's source address. PASS also for packets that no pod sent.
 static __always_inline enum answer quick_out(struct __sk_buff *skb)
 {
 	struct ethhdr *eth = (void *)(long)skb->data;

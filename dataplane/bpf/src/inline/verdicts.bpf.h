@@ -120,7 +120,7 @@ static __always_inline enum answer look_up(struct packet *packet, struct origin 
 	if (!leaves)
 		set_checked(known, origin, to_pod);
 	if (packet->first) {
-		// Later fragments go the way of this one: the way that they go themselves.
+		// Later fragments travel in this packet's direction, so the entry is turned to it.
 		struct verdict value = *known;
 		value.flags = (value.flags & PROVISIONAL) | (to_pod ? 0 : POD_OPENED);
 		bpf_map_update_elem(&fragments, &key, &value, BPF_ANY);
