@@ -6,10 +6,10 @@
 //! predecessor's programs go on meanwhile.
 
 mod numbers;
-mod pair;
 mod plane;
 mod ports;
 mod punt_pair;
+mod repairs;
 mod upkeep;
 mod verdicts;
 
@@ -33,11 +33,10 @@ use xsk::XskIo;
 
 use crate::admin::snapshot::Repairs;
 use crate::config::{self, Config};
-use crate::dataplane::{packet_memory, recovery_window};
 use crate::interface::InterfaceName;
 use crate::links::{NodeLinks, NodeView};
 use crate::plane::Beginning;
-use crate::workers::Workers;
+use crate::workers::{Workers, packet_memory, recovery_window};
 use numbers::Numbers;
 use ports::{Hooks, Port};
 use upkeep::Round;

@@ -13,7 +13,7 @@
 //! passed and [`instance`] holds the state directory and the interfaces; [`interlock`] is in force before the
 //! first program is attached, so that at no moment the kernel forwards what nobody judged. The [`broker`] is the
 //! process that runs `nft` for the agent, which by then has given up its [`privileges`]. [`run`] puts the two
-//! planes together, with [`rewire`] and a [`plane`] below it: [`dataplane`] in router mode, [`inline`] in its own.
+//! planes together, with [`rewire`] and a [`plane`] below it: [`router`] in router mode, [`inline`] in its own.
 //! Both have [`workers`]. Who asks a running agent comes to [`admin`]: [`status`], [`top`] and [`flows`] do.
 
 pub mod cli;
@@ -31,7 +31,7 @@ pub mod privileges;
 pub mod links;
 pub mod workers;
 pub mod plane;
-pub mod dataplane;
+pub mod router;
 pub mod service;
 pub mod watchdog;
 pub mod inline;

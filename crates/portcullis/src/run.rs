@@ -24,7 +24,6 @@ use crate::admin::{Desk, Question, snapshot};
 use crate::broker::Broker;
 use crate::cli::RunArgs;
 use crate::config::{Config, Fallback, Mode, OnExit};
-use crate::dataplane::Dataplane;
 use crate::descriptors;
 use crate::exit::{Failure, system, usage};
 use crate::flows::stream::{self, Hub};
@@ -38,12 +37,13 @@ use crate::plane::{Beginning, Plane};
 use crate::preflight::{self, Machine};
 use crate::privileges;
 use crate::rewire::Rewire;
+use crate::router::RouterPlane;
 use crate::service;
 use crate::watchdog::{self, Watchdog};
 use crate::workers::Workers;
 
-/// How often workers' notices are looked for: a pod waits this long to be known by its first ARP.
-const NOTICES: Duration = Duration::from_millis(20);
+/// How often workers' events are looked for: a pod waits this long to be known by its first ARP.
+const EVENTS: Duration = Duration::from_millis(20);
 /// How often the figures are written, expired connections swept, and silent neighbours asked again.
 const UPKEEP: Duration = Duration::from_millis(500);
 
@@ -60,7 +60,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
     runtime.block_on(async {
         let served = match config.mode {
-            Mode::Router => Agent::<Dataplane>::run(config, args.debug_panic_after).await,
+            Mode::Router => Agent::<RouterPlane>::run(config, args.debug_panic_after).await,
             Mode::Inline => Agent::<InlinePlane>::run(config, args.debug_panic_after).await,
         };
         served.map_err(descriptors::explain).map_err(system)
@@ -199,7 +199,7 @@ impl<P: Plane> Agent<P> {
     async fn serve(mut self) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let (mut notices, mut upkeep) = (every(NOTICES), every(UPKEEP));
+        let (mut events, mut upkeep) = (every(EVENTS), every(UPKEEP));
         let mut round = 0;
         let health = self.watchdog.health();
         let signal = loop {
@@ -215,7 +215,7 @@ impl<P: Plane> Agent<P> {
                     changed.context("the kernel sends no more link events")?;
                     self.follow().await?;
                 }
-                _ = notices.tick() => self.notices().await?,
+                _ = events.tick() => self.events().await?,
                 _ = upkeep.tick() => {
                     round += 1;
                     self.upkeep(round).await?;

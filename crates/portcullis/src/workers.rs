@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use tracing::{info, warn};
 use xsk::XskIo;
 
-use crate::config;
+use crate::config::{self, Config};
 
 /// The workers of an agent, by number.
 pub struct Workers {
@@ -193,6 +193,16 @@ fn pin(worker: usize, core: usize) {
     if let Err(error) = pinned {
         warn!(worker, core, %error, "cannot pin the worker to its core");
     }
+}
+
+/// The packet memory of a worker.
+pub(crate) fn packet_memory(config: &Config) -> xsk::Config {
+    xsk::Config { frames: config.xsk.frames, ..xsk::Config::default() }
+}
+
+/// How long connections may be taken up in mid-stream, in milliseconds.
+pub(crate) fn recovery_window(config: &Config) -> u64 {
+    u64::try_from(config.recovery_window.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

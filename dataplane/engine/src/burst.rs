@@ -13,9 +13,9 @@ use crate::events::{Event, Events};
 use crate::flows::{Effect, Flows, Millis, Pass, Question, Standing, is_steady};
 use crate::fragments::Fragments;
 use crate::guard::{self, Admission};
+use crate::icmp_errors::IcmpErrors;
 use crate::io::{PacketIo, Slot};
 use crate::ledger::Ledger;
-use crate::notices::Notices;
 use crate::segment::{Arrival, Numbers};
 use crate::wiring::{Hop, PortId, PriorityTags, Wiring};
 
@@ -40,7 +40,7 @@ pub(crate) struct Burst<Frame> {
     /// Whether a fragment is among them.
     fragmented: bool,
     fragments: Fragments,
-    notices: Notices,
+    icmp_errors: IcmpErrors,
 }
 
 impl<Frame> Burst<Frame> {
@@ -59,7 +59,7 @@ impl<Frame> Burst<Frame> {
             later: Vec::with_capacity(BURST),
             fragmented: false,
             fragments: Fragments::new(ports),
-            notices: Notices::new(ports.len()),
+            icmp_errors: IcmpErrors::new(ports.len()),
         }
     }
 
@@ -136,7 +136,7 @@ impl<Frame> Burst<Frame> {
     ) {
         let Some(way) = way else { return };
         let (connections, now) = (way.shared.flows.connections(), way.now.ticks());
-        let Self { admitted, packets, unknown, sought, hops, notices, .. } = self;
+        let Self { admitted, packets, unknown, sought, hops, icmp_errors, .. } = self;
         sought.clear();
         for packet in &*packets {
             let words = Words::of(&packet.key);
@@ -160,7 +160,7 @@ impl<Frame> Burst<Frame> {
         }
         for ((frame, packet), hop) in admitted.drain(..).zip(&*packets).zip(hops) {
             match hop {
-                Some(hop) => depart(io, frame, packet, *hop, way, notices, ledger),
+                Some(hop) => depart(io, frame, packet, *hop, way, icmp_errors, ledger),
                 None => unknown.push((frame, *packet)),
             }
         }
@@ -279,15 +279,15 @@ impl<Frame> Burst<Frame> {
         ledger: &mut Ledger,
     ) {
         let Some(way) = way else { return };
-        let Self { allowed, notices, .. } = self;
+        let Self { allowed, icmp_errors, .. } = self;
         for (frame, packet) in allowed.drain(..) {
             // A packet on its last hop asks for no neighbour.
             if packet.ttl <= 1 {
-                notices.refuse(io, frame, &packet, (IcmpError::TimeExceeded, None), way, ledger);
+                icmp_errors.refuse(io, frame, &packet, (IcmpError::TimeExceeded, None), way, ledger);
                 continue;
             }
             match next_hop(&packet, way.wiring, &way.shared.events) {
-                Ok(hop) => depart(io, frame, &packet, hop, way, notices, ledger),
+                Ok(hop) => depart(io, frame, &packet, hop, way, icmp_errors, ledger),
                 Err(reason) => discard(io, frame, reason, ledger),
             }
         }

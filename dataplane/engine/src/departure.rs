@@ -6,9 +6,9 @@ use packet::icmp_error::IcmpError;
 
 use crate::ends::{Way, transmit};
 use crate::events::{Event, Events};
+use crate::icmp_errors::IcmpErrors;
 use crate::io::PacketIo;
 use crate::ledger::Ledger;
-use crate::notices::Notices;
 use crate::wiring::{Hop, Port, Wiring};
 
 /// Where an allowed packet goes next.
@@ -41,7 +41,7 @@ pub(crate) fn depart<Io: PacketIo>(
     packet: &Packet,
     hop: Hop,
     way: Way<'_>,
-    notices: &mut Notices,
+    icmp_errors: &mut IcmpErrors,
     ledger: &mut Ledger,
 ) {
     let Way { me, wiring, shared, .. } = way;
@@ -53,7 +53,7 @@ pub(crate) fn depart<Io: PacketIo>(
         return refuse(io, frame, DropReason::NoRoute, ledger);
     };
     if let Some(error) = obstacle(packet, port) {
-        return notices.refuse(io, frame, packet, (error, Some(hop.port)), way, ledger);
+        return icmp_errors.refuse(io, frame, packet, (error, Some(hop.port)), way, ledger);
     }
     let bytes = io.bytes_mut(&mut frame);
     packet::rewrite::decrement_ttl(bytes, packet);

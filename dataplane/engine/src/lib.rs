@@ -8,7 +8,7 @@
 //!                                    new: asked of the policy table
 //!                         │              │                              │              │
 //!                         └──────────────┴───── DropReason, counted ────┴──────────────┘   counters.rs
-//!                                               an ICMP error, in some cases                notices.rs
+//!                                               an ICMP error, in some cases                icmp_errors.rs
 //! ```
 //!
 //! Read in this order: [`io`] says where frames come from, [`wiring`] which port leads where,
@@ -25,7 +25,7 @@ pub mod inline;
 mod burst;
 mod departure;
 mod ends;
-mod notices;
+mod icmp_errors;
 mod fragments;
 pub mod shared;
 mod guard;

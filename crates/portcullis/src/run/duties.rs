@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use engine::events::Event as Notice;
+use engine::events::Event;
 use engine::wiring::PortId;
 use tracing::{error, warn};
 
@@ -42,18 +42,18 @@ impl<P: Plane> Agent<P> {
     }
 
     /// What the workers have to say.
-    pub(super) async fn notices(&mut self) -> Result<()> {
+    pub(super) async fn events(&mut self) -> Result<()> {
         if self.plane.is_waiting() {
             self.follow().await?;
         }
         let mut unresolved = Vec::new();
-        while let Some(notice) = self.plane.shared().events.take() {
-            match notice {
-                Notice::MacSeen(port, mac) => {
+        while let Some(event) = self.plane.shared().events.take() {
+            match event {
+                Event::MacSeen(port, mac) => {
                     self.rewire.mac_seen(port, mac, &mut self.plane)?;
                     self.introduce(port).await;
                 }
-                Notice::Unresolved(port, address) => {
+                Event::Unresolved(port, address) => {
                     unresolved.extend(self.plane.ifindex(port).map(|index| (index, address)));
                 }
             }

@@ -1,4 +1,4 @@
-//! The packet's half on this node: XDP programs, AF_XDP sockets, and the workers that turn them.
+//! Router mode on this node: XDP programs, AF_XDP sockets, and the workers that turn them.
 
 mod plane;
 mod ports;
@@ -16,15 +16,15 @@ use tracing::info;
 use xsk::XskIo;
 
 use crate::admin::snapshot::Repairs;
-use crate::config::{self, Config};
+use crate::config;
 use crate::interface::InterfaceName;
 use crate::plane::Beginning;
-use crate::workers::Workers;
+use crate::workers::{Workers, packet_memory, recovery_window};
 
 pub use ports::{Port, PortState};
 
-/// The running half.
-pub struct Dataplane {
+/// The running half of router mode.
+pub struct RouterPlane {
     /// The XDP programs' maps.
     steering: Steering,
     /// What the workers share.
@@ -40,7 +40,7 @@ pub struct Dataplane {
     repairs: Repairs,
 }
 
-impl Dataplane {
+impl RouterPlane {
     /// Opens the sockets, starts the workers, and attaches the programs of `steering`, or takes over those that a
     /// predecessor left pinned. Ports are numbered as the configuration lists them: pods, then
     /// uplinks. One whose interface is not there is served when [`follow`](Plane::follow) sees it come.
@@ -54,7 +54,7 @@ impl Dataplane {
             let kind = if n < config.ports.len() { Kind::Pod } else { Kind::Uplink };
             Port::new(PortId(n as u16), (*interface).clone(), kind, owners[n], (n as u32 * room, room))
         };
-        let mut dataplane = Self {
+        let mut plane = Self {
             steering,
             shared,
             workers: Workers::none(),
@@ -79,27 +79,17 @@ impl Dataplane {
             ios.push(XskIo::new(packet_memory(config), &names)?);
         }
         for (me, io) in ios.into_iter().enumerate() {
-            let shared = Arc::clone(&dataplane.shared);
+            let shared = Arc::clone(&plane.shared);
             let worker =
                 Worker::new(me, io, shared, table.reader(), wiring.reader(), recovery_window(config));
             let told = (worker.counters(), worker.records());
-            dataplane.workers.spawn(worker, told, config.polling)?;
+            plane.workers.spawn(worker, told, config.polling)?;
         }
-        dataplane.open_ports(view, claims)?;
-        let attached = dataplane.ports.iter().filter(|port| port.ifindex.is_some()).count();
+        plane.open_ports(view, claims)?;
+        let attached = plane.ports.iter().filter(|port| port.ifindex.is_some()).count();
         info!(ports = attached, workers = config.workers, "ports are attached");
-        Ok(dataplane)
+        Ok(plane)
     }
-}
-
-/// The packet memory of a worker.
-pub(crate) fn packet_memory(config: &Config) -> xsk::Config {
-    xsk::Config { frames: config.xsk.frames, ..xsk::Config::default() }
-}
-
-/// How long connections may be taken up in mid-stream, in milliseconds.
-pub(crate) fn recovery_window(config: &Config) -> u64 {
-    u64::try_from(config.recovery_window.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Who owns which port: uplinks go to the first worker, ahead of its pods (the first interface of a worker

@@ -18,7 +18,7 @@ const INTERVAL: u64 = 10;
 
 /// The errors of one worker, by the slots of its ports.
 #[derive(Debug)]
-pub(crate) struct Notices {
+pub(crate) struct IcmpErrors {
     buckets: Vec<Bucket>,
     /// Where an error is written.
     room: Box<[u8; LONGEST]>,
@@ -42,7 +42,7 @@ impl Bucket {
     }
 }
 
-impl Notices {
+impl IcmpErrors {
     pub(crate) fn new(ports: usize) -> Self {
         Self { buckets: vec![Bucket::default(); ports], room: Box::new([0; LONGEST]) }
     }

@@ -25,7 +25,7 @@ use flow::MacAddr;
 use tracing::{debug, error, info, warn};
 use xsk::{Bound, Reopened, XskError, XskIo};
 
-use super::Dataplane;
+use super::RouterPlane;
 use crate::instance::Instance;
 use crate::interface::InterfaceName;
 use crate::links::{Interface, NodeView};
@@ -122,7 +122,7 @@ impl Port {
     }
 }
 
-impl Dataplane {
+impl RouterPlane {
     /// Whether a port waits for queues that may be free in a moment.
     pub(super) fn waits_for_queues(&self) -> bool {
         let passes = |port: &Port| matches!(port.state, PortState::Closed { passing: true, since, .. } if since.elapsed() < TAKEN);

@@ -11,7 +11,7 @@ use engine::wiring::{PortId, Wiring};
 use flow::Address;
 use table::PolicyTable;
 
-use super::{Dataplane, PortState};
+use super::{PortState, RouterPlane};
 use crate::admin::snapshot::{self, Repairs, Xdp};
 use crate::config::Config;
 use crate::instance::Instance;
@@ -19,7 +19,7 @@ use crate::links::{NodeLinks, NodeView, PodLink};
 use crate::plane::{Beginning, Known, Plane, shown};
 use crate::workers::Workers;
 
-impl Plane for Dataplane {
+impl Plane for RouterPlane {
     type Programs = Steering;
 
     fn load(_config: &Config, _pins: &Path) -> Result<Steering> {
