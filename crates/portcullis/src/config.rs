@@ -345,6 +345,19 @@ interlock: {hold: [\"pod*\", tap7]}
     }
 
     #[test]
+    fn more_interfaces_than_there_is_room_for_are_refused() {
+        let with = |mode: &str, uplinks: usize| {
+            let uplinks: String = (0..uplinks).map(|n| format!("  - up{n}\n")).collect();
+            parse(&format!("{SMALL}mode: {mode}\nuplinks:\n{uplinks}"))
+        };
+        for (mode, most) in [("router", 1024), ("inline", 1023)] {
+            assert!(with(mode, most - 1).is_ok(), "{mode}");
+            let refused = with(mode, most).unwrap_err().to_string();
+            assert!(refused.ends_with(&format!("mode `{mode}` has room for {most}")), "{refused}");
+        }
+    }
+
+    #[test]
     fn an_unknown_key_is_told_once_with_what_was_meant() {
         assert_eq!(
             error(&SMALL.replace("manifests: manifests", "manifest: manifests")),

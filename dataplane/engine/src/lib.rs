@@ -13,9 +13,9 @@
 //!
 //! Read in this order: [`io`] says where frames come from, [`wiring`] which port leads where,
 //! [`worker::Worker::turn`] is the loop, `burst.rs` its stages, `departure.rs` the last of them; [`inline`] is the loop
-//! of inline mode, which judges in the same way and forwards nothing. The engine is
-//! generic over [`io::PacketIo`]: on a node that is AF_XDP, in tests it is [`loopback`]. It knows nothing of
-//! Kubernetes, and its time is an argument.
+//! of inline mode, which judges in the same way and gives frames back. The engine is generic over [`io::PacketIo`]: on a
+//! node that is AF_XDP, in tests it is [`loopback`]. It knows nothing of Kubernetes, and its
+//! time is an argument.
 
 pub mod io;
 pub mod loopback;

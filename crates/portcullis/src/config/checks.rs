@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use bpf::inline::MAX_PORTS;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_saphyr::{Location, Spanned};
@@ -32,6 +33,7 @@ pub(super) fn check(raw: &Root, places: &Places, manifests: &Path) -> Vec<Proble
         raw.ports.is_empty(),
         "`ports` is missing or empty: list at least one `{interface: NAME, pod: NAMESPACE/NAME}`",
     );
+    checks.room(raw);
     checks.interfaces(raw);
     checks.holds(raw);
     checks.mode(raw, places);
@@ -49,6 +51,23 @@ struct Checks {
 }
 
 impl Checks {
+    /// The kernel's maps have room for so many.
+    fn room(&mut self, raw: &Root) {
+        let most = match raw.mode {
+            Mode::Router => usize::from(MAX_PORTS),
+            // No port has the number 0.
+            Mode::Inline => usize::from(MAX_PORTS) - 1,
+        };
+        let count = raw.ports.len() + raw.uplinks.len();
+        if count > most {
+            let message = format!(
+                "{count} `ports` and `uplinks` are too many: mode `{}` has room for {most}",
+                raw.mode
+            );
+            self.problems.push(Problem { at: None, message });
+        }
+    }
+
     fn interfaces(&mut self, raw: &Root) {
         for port in &raw.ports {
             let (at, port) = (port.referenced, &port.value);

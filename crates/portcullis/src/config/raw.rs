@@ -185,7 +185,8 @@ mapping! {
     /// `flows`.
     Flows {
         /// How many connections the flow table holds. When it is full, new connections are dropped as
-        /// `flow_table_full`; established ones go on.
+        /// `flow_table_full`; established ones go on. In mode `inline`, the kernel has room for twice as many verdicts
+        /// of each family.
         capacity: Within<1024, 67_108_864>, "flows.capacity", "1024 to 67108864", (Within(262_144));
     }
 }
