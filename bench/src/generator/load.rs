@@ -79,6 +79,9 @@ pub struct Load {
     pub frame: usize,
     /// Frames a second; `None` is as fast as possible.
     pub rate: Option<u64>,
+    /// With a rate: so many go at once, and what is late by more than as many again is left out, so that it never comes
+    /// in a flood. `None`: each goes when it is due, and what is late is made up for.
+    pub burst: Option<u64>,
     /// Not before this moment: loads that are to begin together have the same.
     pub begin: Option<Instant>,
     /// It ends after this many frames,
@@ -112,6 +115,7 @@ impl Load {
             stride: 1,
             frame: frame::smallest(family == Family::V4, kind),
             rate: None,
+            burst: None,
             begin: None,
             limit: 1000,
             time: Duration::from_secs(10),
@@ -219,13 +223,19 @@ pub(super) fn pace(
         thread::sleep(wait);
     }
     let begin = Instant::now();
-    let mut sent = 0;
+    let chunk = load.burst.unwrap_or(chunk);
+    // `left_out` would have been due by now.
+    let (mut sent, mut left_out) = (0, 0);
     while sent < load.limit && begin.elapsed() < load.time && !stop.is_due() {
         let due = load.rate.map_or(u64::MAX, |rate| {
-            u64::try_from(begin.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000).unwrap_or(u64::MAX)
+            let due = begin.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000;
+            u64::try_from(due).unwrap_or(u64::MAX) - left_out
         });
+        if load.rate.is_some() {
+            left_out += load.burst.map_or(0, |burst| due.saturating_sub(sent + 2 * burst));
+        }
         let wanted = due.min(load.limit).saturating_sub(sent).min(chunk);
-        if wanted == 0 {
+        if wanted < load.burst.unwrap_or(1).min(load.limit - sent) {
             thread::sleep(pause);
             continue;
         }
@@ -257,6 +267,7 @@ pub(super) mod tests {
             stride: 7919,
             frame: 128,
             rate: None,
+            burst: None,
             begin: None,
             limit: 10,
             time: Duration::from_secs(1),
@@ -309,6 +320,14 @@ pub(super) mod tests {
         let offered =
             pace(&load, 64, Duration::from_micros(50), &Stop::default(), |wanted| Ok(wanted / 2)).unwrap();
         assert!(offered.elapsed >= load.time && offered.frames % 32 == 0, "{offered:?}");
+        // What the slow call makes late, comes in bursts of five, or not at all.
+        (load.rate, load.burst, load.time) = (Some(10_000), Some(5), Duration::from_millis(50));
+        let slowly = |wanted| {
+            thread::sleep(Duration::from_millis(5));
+            Ok(wanted)
+        };
+        let offered = pace(&load, 64, Duration::from_micros(50), &Stop::default(), slowly).unwrap();
+        assert!(offered.frames <= 50 && offered.frames % 5 == 0, "{offered:?}");
         let stop = Stop::default();
         stop.now();
         assert_eq!(pace(&load, 64, Duration::from_micros(50), &stop, Ok).unwrap().frames, 0);

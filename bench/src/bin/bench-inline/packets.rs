@@ -24,6 +24,8 @@ const NEW_FLOWS: u32 = 5000;
 /// New flows a second of a sender: fewer than a pod may have judged, and of all senders more than anybody but plain
 /// forwarding can do.
 pub(crate) const NEW_RATE: u64 = 85_000;
+/// Of one sender: half of what a pod may have judged at once.
+const NEW_BURST: u64 = 512;
 /// Until every sender is ready.
 const READY: Duration = Duration::from_millis(60);
 /// First packets of one repetition.
@@ -45,7 +47,7 @@ pub(crate) fn new_flows(bed: &Bed, live: &mut [LiveFrames], repetition: usize) -
     let mut loads = bed.loads(NEW.start + repetition as u16)?;
     let begin = Instant::now() + READY;
     for load in &mut loads {
-        (load.rate, load.begin) = (Some(NEW_RATE), Some(begin));
+        (load.rate, load.burst, load.begin) = (Some(NEW_RATE), Some(NEW_BURST), Some(begin));
         load.source_ports = Span::of(FIRST_NEW, NEW_FLOWS);
         (load.flows, load.limit) = (u64::from(NEW_FLOWS), u64::from(NEW_FLOWS));
     }
