@@ -322,6 +322,8 @@ fn what_a_pod_sends_under_another_source_is_judged_as_who_opened_it() {
         let [told] = outcome.passes() else { panic!("{outcome:?}") };
         assert_eq!((told.port, told.key, told.pod_opened), (PortId(1), key(B, 80, masked, 5000), false));
         assert_eq!(told.other.map(|(port, _)| port), Some(PortId(0)), "{told:?}");
+        // What b sends to the node may one day open something at a port of the node's.
+        assert_eq!(told.provisional, masked == NODE, "{told:?}");
         let outcome = inline.punt_masked(1, toward(1, syn(masked, 5000, B, 81)));
         let [told] = outcome.drops(DropReason::DefaultDeny) else { panic!("{outcome:?}") };
         assert_eq!(told.other.map(|(port, _)| port), Some(PortId(0)), "{told:?}");

@@ -46,10 +46,13 @@ pub(super) fn on_allowed<'t>(
     table: &'t PolicyTable,
 ) -> impl Iterator<Item = Judged> + use<'t> {
     let key = *key;
-    let provisional = is_provisional(&key, wiring);
-    let judged = move |pod_opened, local: Option<(PortId, Epoch)>, other| {
+    let for_service = is_provisional(&key, wiring);
+    // What answers an address of the node may be taken for an opening to a port there, once tracking has forgotten it.
+    let hidden = opener.is_some() && wiring.is_node(key.src.address);
+    let judged = move |pod_opened: bool, local: Option<(PortId, Epoch)>, other| {
         let (port, epoch) = local?;
         let key = if pod_opened { key } else { key.reversed() };
+        let provisional = for_service || hidden && !pod_opened;
         Some(Judged { port, key, verdict: Verdict::Allow, pod_opened, provisional, epoch, other })
     };
     let by = pod(opener.unwrap_or(key.src.address), wiring, table);
