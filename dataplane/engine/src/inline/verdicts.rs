@@ -131,8 +131,8 @@ pub(super) fn is_provisional(key: &FlowKey, wiring: &Wiring) -> bool {
     wiring.is_service(key.dst.address) && wiring.pod_port(key.src.address).is_some()
 }
 
-/// Whether a packet comes under another address than its sender's by translation: that of the node, whose own go past the
-/// worker, or, where a pod has sent it, that of no pod. What comes from a service answers a pod that has asked it.
+/// Whether a packet goes under another address than its sender's, by translation: under one of the node, whose own packets
+/// go past the worker, or under one of no pod, where a pod has sent it. What a service sends answers a pod that has asked.
 pub(super) fn is_hidden(key: &FlowKey, punt: Punt, wiring: &Wiring) -> bool {
     let src = key.src.address;
     let is_not_the_senders = || punt.sent_here && wiring.pod_port(src).is_none() && !wiring.is_service(src);
