@@ -150,7 +150,7 @@ impl Interlock {
         let ready = set(&format!("iface_index; size {MOST_READY}"), joined(ready.iter()));
         let table = &self.table;
         let chains = match &self.forwards {
-            Some(forwards) => chains::forwarding(forwards, hold),
+            Some(forwards) => chains::forwarding(forwards, ports, hold),
             None => chains::closed(hold),
         };
         format!(
@@ -262,8 +262,9 @@ mod tests {
             services: vec![("10.96.0.0".parse().unwrap(), 12), ("fd96::".parse().unwrap(), 108)],
             uplinks: vec!["eth0".into()],
         };
-        let script =
-            Interlock::of("/run/portcullis".as_ref()).forwarding(forwards).script(&[], &[].into(), &[]);
+        let interlock = Interlock::of("/run/portcullis".as_ref()).forwarding(forwards);
+        let ports = ["veth-a".parse().unwrap()];
+        let script = interlock.script(&ports, &[].into(), &[]);
         for service in [
             "original ip daddr { 10.96.0.0/12 }",
             "original ip6 daddr { fd96::/108 }",
@@ -275,9 +276,13 @@ mod tests {
             );
             assert!(script.contains(&rule), "{script}");
         }
+        let pretended =
+            "ct status snat,dnat fib saddr . iif oif missing fib saddr oifname { \"veth-a\" } counter drop";
+        assert!(script.contains(pretended), "{script}");
+        assert!(!interlock.script(&[], &[].into(), &[]).contains("fib"), "no set is empty");
         // Connections are not tracked for it where there are no services.
         let none = Interlock::of("/run/portcullis".as_ref()).forwarding(Forwards::default());
-        assert!(!none.script(&[], &[].into(), &[]).contains("ct "));
+        assert!(!none.script(&ports, &[].into(), &[]).contains("ct "));
     }
 
     #[test]

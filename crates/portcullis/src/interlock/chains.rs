@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::joined;
-use crate::interface::InterfacePattern;
+use super::{joined, quoted};
+use crate::interface::{InterfaceName, InterfacePattern};
 
 /// UDP ports of encapsulations (RFC 7348, RFC 8926, and Linux's default for VXLAN): what a pod sends to one of its
 /// node's tunnels would leave the tunnel as traffic of the node.
@@ -44,8 +44,9 @@ pub(super) fn closed(hold: &[InterfacePattern]) -> String {
 
 /// What comes by a port that is ready, and leaves by one, passes. It pays one hook and two lookups by number for it;
 /// what else is forwarded or delivered here has to show that it is no port's. Input at -300 comes before whoever takes
-/// packets there to send them on.
-pub(super) fn forwarding(forwards: &Forwards, hold: &[InterfacePattern]) -> String {
+/// packets there to send them on. Both hooks come before an address of the node takes the place of a packet's source,
+/// and before connection tracking keeps whom it has seen.
+pub(super) fn forwarding(forwards: &Forwards, ports: &[InterfaceName], hold: &[InterfacePattern]) -> String {
     format!(
         "  chain input {{
     type filter hook input priority -300; policy accept;
@@ -59,18 +60,33 @@ pub(super) fn forwarding(forwards: &Forwards, hold: &[InterfacePattern]) -> Stri
   }}
   chain from_others {{
     iifname @ports counter drop comment \"not attached\"
-{}  }}
+{}{}  }}
   chain to_others {{
     oifname @ports counter drop comment \"forwarded to a pod\"
 {}{}  }}
 ",
         held(hold, "iifname"),
+        forwards.pretended(ports),
         held(hold, "oifname"),
         forwards.unguarded(),
     )
 }
 
 impl Forwards {
+    /// The rule for what comes by no port under an address to which the route leads by one, of a connection that the node
+    /// translates: under another address it would go on with the rights of the pod. What is not translated shows the
+    /// programs whose it claims to be, and what the node sends to itself belongs to no pod.
+    fn pretended(&self, ports: &[InterfaceName]) -> String {
+        if ports.is_empty() || self.services.is_empty() {
+            return String::new();
+        }
+        format!(
+            "    iif != lo ct status snat,dnat fib saddr . iif oif missing fib saddr oifname {{ {} }} counter drop \
+             comment \"under a pod's address\"\n",
+            quoted(ports)
+        )
+    }
+
     /// Rules for what a pod sent to a service, and would leave where no program sees which backend that is.
     fn unguarded(&self) -> String {
         let ways = joined(self.uplinks.iter().map(|name| format!("\"{name}\"")));
