@@ -79,3 +79,62 @@ fn nobody_outside_gets_the_rights_of_a_pod_by_a_node_port() {
         assert!(!asked.arrives(&outside, *pretended, 5001, SILENCE), "on its connection");
     }
 }
+
+#[test]
+fn who_gets_an_address_and_port_of_the_node_after_another_gets_none_of_its_rights() {
+    /// y/a accepts one host outside.
+    const FROM_3: &str = r#"
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: p, namespace: "y"}
+spec:
+  podSelector: {matchLabels: {pod: a}}
+  policyTypes: [Ingress]
+  ingress:
+  - from: [{ipBlock: {cidr: 203.0.113.0/24}}, {ipBlock: {cidr: "2001:db8:113::/48"}}]
+"#;
+    let scene = cluster_ips::scene();
+    scene.home.apply("policy.yaml", FROM_3).expect("a manifest");
+    let backend = |family| scene.address(&pod("y/a"), family);
+    // Whoever asks, goes on from one port of the node's, when nobody has it.
+    let rules = format!(
+        "table inet node-port {{
+          chain prerouting {{
+            type nat hook prerouting priority dstnat;
+            meta nfproto ipv4 fib daddr type local udp dport {NODE_PORT} dnat ip to {v4}:80
+            meta nfproto ipv6 fib daddr type local udp dport {NODE_PORT} dnat ip6 to [{v6}]:80
+          }}
+          chain postrouting {{
+            type nat hook postrouting priority srcnat;
+            ct status dnat udp dport 80 masquerade to :6000
+          }}
+        }}",
+        v4 = backend(Family::V4),
+        v6 = backend(Family::V6),
+    );
+    assert!(scene.node(&format!("nft '{rules}'")).status.success());
+    let forget = "echo 3 > /proc/sys/net/netfilter/nf_conntrack_udp_timeout";
+    assert!(scene.node(forget).status.success());
+    let _agent = scene.agent();
+    let [friend, stranger] = ["outside-3", "outside-1"].map(Place::outside);
+    for family in Family::ALL {
+        let asked = Asked::new(&scene, family, &pod("y/a"), 80);
+        let address = |place| scene.address(place, family);
+        assert!(asked.arrives(&friend, address(&friend), 5000, PATIENCE), "who is allowed");
+        let table = || text(&scene.node("cat /proc/net/nf_conntrack"));
+        assert!(table().contains("dport=6000 "), "{}", table());
+        let forgotten = || {
+            let start = std::time::Instant::now();
+            while table().contains("dport=6000 ") {
+                assert!(start.elapsed() < PATIENCE, "not forgotten: {}", table());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        forgotten();
+        assert!(!asked.arrives(&stranger, address(&stranger), 5000, SILENCE), "who is not");
+        assert!(table().contains("dport=6000 "), "it has got the port");
+        forgotten();
+        assert!(asked.arrives(&friend, address(&friend), 5000, PATIENCE), "again");
+        forgotten();
+    }
+}

@@ -4,8 +4,13 @@
 mod inline_node;
 mod veth;
 
+use std::time::Duration;
+
+use bpf::inline::CachedFlow;
+use flow::{FlowKey, Protocol};
 use inline_node::{ELSEWHERE, FRIEND, Node, POD, POD_PORT, flow};
 use nix::net::if_::if_nametoindex;
+use nix::time::{ClockId, clock_gettime};
 use veth::{Tap, in_netns};
 
 #[test]
@@ -48,5 +53,39 @@ fn an_address_that_changes_hands_counts_by_its_new_port_from_then_on() {
         assert!(to_the_pod(&mut node, |n| &n.outside, ELSEWHERE), "the outside, whose it is again");
         set(&mut node, "pod", &[]);
         assert!(!to_the_pod(&mut node, |n| &n.friend, FRIEND), "to a pod that has given its address up");
+    });
+}
+
+/// Who is behind an address of the node may change when connection tracking has forgotten: what opens a connection, or
+/// comes after a pause, is asked about.
+#[test]
+fn a_verdict_about_whom_the_node_hides_counts_without_a_pause_and_for_nothing_that_opens() {
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
+    in_netns(|| {
+        let mut node = Node::new();
+        let enter = |node: &Node, hidden, since: Duration| {
+            let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).unwrap());
+            let last_seen = now.saturating_sub(since).as_nanos() as u64;
+            let flow = flow(ELSEWHERE, false);
+            let key = FlowKey { protocol: Protocol::TCP, ..flow.key };
+            node.programs.cache().unwrap().enter(&[CachedFlow { key, hidden, last_seen, ..flow }]);
+        };
+        let hour = Duration::from_secs(3600);
+        for (hidden, flags, since, passes) in [
+            (false, SYN, hour, true),
+            (false, ACK, hour, true),
+            (true, SYN, Duration::ZERO, false),
+            (true, ACK, hour, false),
+        ] {
+            enter(&node, hidden, since);
+            assert_eq!(node.forwards_segment(ELSEWHERE, flags), passes, "{hidden} {flags} {since:?}");
+        }
+        // A machine may be slow, but not each time.
+        let passes = (0..20).any(|_| {
+            enter(&node, true, Duration::ZERO);
+            node.forwards_segment(ELSEWHERE, ACK)
+        });
+        assert!(passes, "without a pause");
     });
 }

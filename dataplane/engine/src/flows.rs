@@ -183,7 +183,8 @@ impl Flows {
         let original = if found.sender == Sender::Initiator { key } else { key.reversed() };
         let ask = |key, effect| Standing::Judge(Question { key, effect, opener: arrival.opener });
         let asked = Question { key: original, effect: Effect::Renew, opener: arrival.opener };
-        let stale = found.entry.epochs != asked.epochs(table);
+        // Whom an address of the node hides may be another than the last time.
+        let stale = arrival.opener.is_some() || found.entry.epochs != asked.epochs(table);
         let denied = found.entry.state == State::Denied;
         if let Some(quoted) = quoted {
             // The error must return to whom it quotes (RFC 5508, section 4, speaks of the same care). Any router

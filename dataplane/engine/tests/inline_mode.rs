@@ -367,6 +367,38 @@ fn nobody_is_let_in_as_the_node_or_as_a_pod_that_the_node_hides() {
 }
 
 #[test]
+fn an_address_of_the_node_that_another_has_got_is_judged_anew() {
+    const STRANGER: &str = "203.0.113.9";
+    let from =
+        testkit::cluster::rule().on("TCP/80").with(testkit::cluster::block(&format!("{OUTSIDE}/32"), &[]));
+    let cluster = testkit::cluster::cluster()
+        .node("node", NODE)
+        .pod("x/a", A, "")
+        .pod("x/b", B, "app=b")
+        .policy(testkit::cluster::policy("x/p").subjects("app=b").ingress([from]));
+    let mut inline = Inline::new(cluster.build());
+    let segment = || frame().ip(NODE, B).tcp(5000, 80).ack();
+    let opened = |inline: &mut Inline, by: &str| {
+        let opened = key(by, 4000, NODE, 30080);
+        inline.judge.kernel_mut().translated.insert(key(NODE, 5000, B, 80), opened);
+    };
+    opened(&mut inline, OUTSIDE);
+    for frame in [syn(NODE, 5000, B, 80), segment()] {
+        let outcome = inline.punt(1, true, toward(1, frame));
+        let [told] = outcome.passes() else { panic!("{outcome:?}") };
+        assert!(told.hidden && told.key == key(B, 80, NODE, 5000), "{told:?}");
+    }
+    opened(&mut inline, STRANGER);
+    for frame in [segment(), syn(NODE, 5000, B, 80)] {
+        let outcome = inline.punt(1, true, toward(1, frame));
+        let [told] = outcome.drops(DropReason::DefaultDeny) else { panic!("{outcome:?}") };
+        assert!(told.hidden && told.verdict == Verdict::Deny, "{told:?}");
+    }
+    opened(&mut inline, OUTSIDE);
+    inline.punt(1, true, toward(1, syn(NODE, 5000, B, 80))).passes();
+}
+
+#[test]
 fn answers_from_a_port_of_the_node_reach_who_had_asked_there() {
     let mut inline = Inline::new(b_accepts(&[]));
     let answer = || frame().ip(NODE, B).tcp(30080, 4000).syn().ack();

@@ -183,6 +183,7 @@ impl Kernel for KernelSide {
                 ending: false,
                 answered: false,
                 provisional: judged.provisional,
+                hidden: judged.hidden,
                 epoch: base.of(judged.epoch),
                 other: judged.other.map(|(port, epoch)| (numbers.of(port), base.of(epoch))),
                 last_seen: now,

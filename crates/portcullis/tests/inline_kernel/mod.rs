@@ -51,6 +51,7 @@ impl Kernel {
                 ending: false,
                 answered: true,
                 provisional: false,
+                hidden: false,
                 epoch: 0,
                 other: None,
                 last_seen: u64::MAX,

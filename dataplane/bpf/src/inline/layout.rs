@@ -160,6 +160,9 @@ pub struct CachedFlow {
     pub answered: bool,
     /// Whether it is judged once more where the address behind a service can be seen.
     pub provisional: bool,
+    /// Whether an address of the node hides who is behind it: it counts only while connection tracking cannot have
+    /// forgotten, and for nothing that opens a connection.
+    pub hidden: bool,
     /// The port's epoch under which it was judged.
     pub epoch: u32,
     /// The port of the pod at the other end and its epoch, where that counts as well.
@@ -178,6 +181,7 @@ const POD_OPENED: u8 = 1;
 const ENDING: u8 = 2;
 const ANSWERED: u8 = 4;
 const PROVISIONAL: u8 = 8;
+const HIDDEN: u8 = 16;
 
 impl CachedFlow {
     /// Whether its addresses are IPv4 addresses.
@@ -207,6 +211,7 @@ impl CachedFlow {
             (self.ending, ENDING),
             (self.answered, ANSWERED),
             (self.provisional, PROVISIONAL),
+            (self.hidden, HIDDEN),
         ];
         bytes.push(flags.iter().filter(|(holds, _)| *holds).map(|(_, flag)| flag).sum());
         let (other, other_epoch) = self.other.unwrap_or_default();
@@ -244,6 +249,7 @@ impl CachedFlow {
             ending: value[5] & ENDING != 0,
             answered: value[5] & ANSWERED != 0,
             provisional: value[5] & PROVISIONAL != 0,
+            hidden: value[5] & HIDDEN != 0,
             epoch: u32::from_ne_bytes(value[0..4].try_into().ok()?),
             other: (other != 0).then_some((other, other_epoch)),
             last_seen: u64::from_ne_bytes(value[8..16].try_into().ok()?),
@@ -351,6 +357,7 @@ mod tests {
             ending: false,
             answered: true,
             provisional: false,
+            hidden: false,
             epoch: 0xfffffff0,
             other: Some((9, 0xfffffff1)),
             last_seen: 1 << 40,
@@ -368,6 +375,7 @@ mod tests {
                     verdict: Verdict::Deny,
                     pod_opened: false,
                     ending: true,
+                    hidden: true,
                     other: None,
                     ..flow(local, remote)
                 },

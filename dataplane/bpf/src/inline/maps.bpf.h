@@ -21,9 +21,13 @@ enum { ALLOW = 1, DENY = 2 };
 // of them takes from another.
 enum bucket_of { SENDS, RECEIVES, LEAVES, BUCKETS };
 
-// Flags of a flow: who opened it, a FIN or RST was seen, the other end has spoken, and it is to be judged once more
-// where the address behind a service can be seen.
-enum { POD_OPENED = 1, ENDING = 2, ANSWERED = 4, PROVISIONAL = 8 };
+// Flags of a flow: who opened it, a FIN or RST was seen, the other end has spoken, it is to be judged once more where
+// the address behind a service can be seen, and who is behind an address of the node, connection tracking alone knows.
+enum { POD_OPENED = 1, ENDING = 2, ANSWERED = 4, PROVISIONAL = 8, HIDDEN = 16 };
+
+// Connection tracking forgets nothing sooner than after three seconds without a packet (SCTP, before it is open), so
+// that an address and port of the node cannot become somebody else's while packets are no further apart than this.
+#define HIDDEN_FOR (2 * SECOND)
 
 struct flow4 {
 	__be32 local, remote;

@@ -104,7 +104,7 @@ static __always_inline enum answer quick(struct __sk_buff *skb, const struct tap
 	__u32 *epoch = epoch_of(tap->id);
 	if (!known || !epoch || !is_checked(known, origin_of(skb), to_pod))
 		return MISS;
-	enum answer answer = ask(known, &common.layer4, *epoch, to_pod);
+	enum answer answer = ask(known, &common.layer4, *epoch, to_pod, to_pod);
 	if (!to_pod && answer == PASS)
 		note_sender(skb, tap->id, known->flags & PROVISIONAL);
 	return answer;
@@ -131,5 +131,5 @@ static __always_inline enum answer quick_out(struct __sk_buff *skb)
 	if (!known || !epoch || known->flags & PROVISIONAL)
 		return MISS;
 	// What is denied is counted on the long way.
-	return ask(known, &common.layer4, *epoch, false) == PASS ? PASS : MISS;
+	return ask(known, &common.layer4, *epoch, false, true) == PASS ? PASS : MISS;
 }

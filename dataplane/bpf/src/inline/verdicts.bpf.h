@@ -6,8 +6,9 @@
 
 enum answer { MISS, STALE, PASS, STOP };
 
-// What an entry says about a packet of its connection.
-static __always_inline enum answer ask(struct verdict *known, const struct layer4 *layer4, __u32 epoch, bool to_pod)
+// What an entry says about a packet of its connection. `tracked`: connection tracking has seen the packet already.
+static __always_inline enum answer ask(struct verdict *known, const struct layer4 *layer4, __u32 epoch, bool to_pod,
+				       bool tracked)
 {
 	// Entries are renewed before the epoch is: those are ahead of it for a moment.
 	if ((__s32)(known->epoch - epoch) < 0)
@@ -20,9 +21,13 @@ static __always_inline enum answer ask(struct verdict *known, const struct layer
 	bool by_opener = to_pod != !!(known->flags & POD_OPENED);
 	if (by_opener ? layer4->answers : layer4->opens || known->verdict == DENY)
 		return MISS;
+	bool hidden = known->flags & HIDDEN;
+	if (hidden && (layer4->opens || bpf_ktime_get_coarse_ns() - known->last_seen > HIDDEN_FOR))
+		return MISS;
 	// Between a quarter of a second and two and a half, as the kernel was built; read without a call.
 	__u32 beat = bpf_jiffies64() >> 8;
-	if (known->beat != beat) {
+	// What has yet to be translated may be none of the connection that it claims.
+	if (known->beat != beat && (tracked || !hidden)) {
 		known->beat = beat;
 		known->last_seen = bpf_ktime_get_coarse_ns();
 	}
@@ -108,7 +113,7 @@ static __always_inline enum answer look_up(struct packet *packet, struct origin 
 		packet->later ? bpf_map_lookup_elem(&fragments, &key) : entry_of(packet, id, to_pod);
 	if (!known || (leaves && known->flags & PROVISIONAL))
 		return MISS;
-	enum answer answer = ask(known, &packet->layer4, *epoch, to_pod);
+	enum answer answer = ask(known, &packet->layer4, *epoch, to_pod, to_pod || leaves);
 	if (answer != PASS && answer != STOP)
 		return answer;
 	packet->provisional = known->flags & PROVISIONAL;

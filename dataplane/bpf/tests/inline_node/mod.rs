@@ -17,6 +17,7 @@ pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 9);
 pub const OURS: Mac = [2, 0, 0, 0, 0, 0x20];
 pub const THEIRS: Mac = [2, 0, 0, 0, 0, 0x66];
 pub const UDP: u8 = 17;
+const TCP: u8 = 6;
 /// The numbers of two ports.
 pub const POD_PORT: u16 = 1;
 pub const UPLINK: u16 = 2;
@@ -45,6 +46,7 @@ pub fn flow(remote: Ipv4Addr, pod_opened: bool) -> CachedFlow {
         ending: false,
         answered: false,
         provisional: false,
+        hidden: false,
         epoch: 0,
         other: None,
         last_seen: 0,
@@ -109,14 +111,17 @@ impl Node {
         to: fn(&Self) -> &Tap,
     ) -> bool {
         let datagram = self.send(by, src, dst);
-        let end = Instant::now() + Duration::from_millis(500);
-        while let Some(left) = end.checked_duration_since(Instant::now()) {
-            match to(self).receive(left) {
-                Some(frame) if is_forwarded(&frame) && frame.ends_with(&datagram) => return true,
-                _ => {}
-            }
-        }
-        false
+        arrives(to(self), &datagram)
+    }
+
+    /// Sends a segment of the connection of [`flow`] that the other end has opened, and tells whether the pod gets it.
+    pub fn forwards_segment(&mut self, src: Ipv4Addr, flags: u8) -> bool {
+        self.sent += 1;
+        let mut segment = vec![0x10, 0, 0x20, 0];
+        segment.extend(self.sent.to_be_bytes());
+        segment.extend([0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        self.outside.send(&ethernet(THEIRS, OURS, IPV4, &ipv4(src, POD, TCP, &segment)));
+        arrives(&self.pod, &segment)
     }
 
     /// Sends datagrams, and tells how many the node has forwarded of these and those before.
@@ -143,6 +148,17 @@ impl Node {
         by(self).send(&ethernet(THEIRS, OURS, IPV4, &ipv4(src, dst, UDP, &datagram)));
         datagram
     }
+}
+
+fn arrives(at: &Tap, payload: &[u8]) -> bool {
+    let end = Instant::now() + Duration::from_millis(500);
+    while let Some(left) = end.checked_duration_since(Instant::now()) {
+        match at.receive(left) {
+            Some(frame) if is_forwarded(&frame) && frame.ends_with(payload) => return true,
+            _ => {}
+        }
+    }
+    false
 }
 
 /// With one hop less: a raw socket sees what is sent as well.

@@ -21,6 +21,9 @@ pub struct Judged {
     pub pod_opened: bool,
     /// Whether it is judged once more where the address behind the service can be seen.
     pub provisional: bool,
+    /// Whether an address of the node hides who is behind it: connection tracking, which alone knows, may forget it and
+    /// give that address and port to somebody else.
+    pub hidden: bool,
     /// The epoch of the pod under which it was judged.
     pub epoch: Epoch,
     /// The pod at the other end, where only this verdict would notice that its policies change: its port and epoch.
@@ -48,12 +51,13 @@ pub(super) fn on_allowed<'t>(
     let key = *key;
     let for_service = is_provisional(&key, wiring);
     // What answers an address of the node may be taken for an opening to a port there, once tracking has forgotten it.
-    let hidden = opener.is_some() && wiring.is_node(key.src.address);
+    let of_the_node = opener.is_some() && wiring.is_node(key.src.address);
     let judged = move |pod_opened: bool, local: Option<(PortId, Epoch)>, other| {
         let (port, epoch) = local?;
         let key = if pod_opened { key } else { key.reversed() };
-        let provisional = for_service || hidden && !pod_opened;
-        Some(Judged { port, key, verdict: Verdict::Allow, pod_opened, provisional, epoch, other })
+        let provisional = for_service || of_the_node && !pod_opened;
+        let (verdict, hidden) = (Verdict::Allow, opener.is_some());
+        Some(Judged { port, key, verdict, pod_opened, provisional, hidden, epoch, other })
     };
     let by = pod(opener.unwrap_or(key.src.address), wiring, table);
     let here = match opener {
@@ -91,8 +95,8 @@ pub(super) fn on_denied(
         false => opener,
     };
     let forward = if pod_opened { packet.key == key } else { packet.key.reversed() == key };
-    let verdict = Verdict::Deny;
-    let judged = Judged { port, key, verdict, pod_opened, provisional: false, epoch, other };
+    let (verdict, provisional, hidden) = (Verdict::Deny, false, question.opener.is_some());
+    let judged = Judged { port, key, verdict, pod_opened, provisional, hidden, epoch, other };
     (forward && is_cached(packet.kind)).then_some(judged)
 }
 
@@ -112,6 +116,7 @@ pub(super) fn on_answer(packet: &Packet, punt: Punt, wiring: &Wiring, table: &Po
         verdict: Verdict::Allow,
         pod_opened: !leaves,
         provisional: !leaves,
+        hidden: true,
         epoch,
         other: None,
     })
