@@ -60,6 +60,7 @@ static __noinline int pod_in_long(struct __sk_buff *skb)
 	__u16 id = tap->id;
 	if (takes_mark(skb, id))
 		return TC_ACT_UNSPEC;
+	note_sender(skb, id, true);
 	if (skb->vlan_present) {
 		COUNT(id, tagged);
 		return TC_ACT_SHOT;
@@ -76,8 +77,7 @@ static __noinline int pod_in_long(struct __sk_buff *skb)
 	struct port self = { .mac_known = 1 };
 	__builtin_memcpy(self.mac, tap->mac, 6);
 	if (is_for_kernel(eth + 1, eth->h_proto, end, &self, ifindex)) {
-		// The node may hand on what comes to a port of its own.
-		note_sender(skb, id, true);
+		// The node may hand on what comes to a port of its own: that is judged where it goes.
 		COUNT(id, own);
 		return TC_ACT_UNSPEC;
 	}
@@ -229,7 +229,7 @@ static __noinline int uplink_out_long(struct __sk_buff *skb)
 		COUNT(id, denied);
 		return TC_ACT_SHOT;
 	default:
-		return punt_for(skb, uplink->id, true, owner ? id : sender, LEAVES);
+		return punt_for(skb, uplink->id, true, sender ? sender : id, LEAVES);
 	}
 }
 

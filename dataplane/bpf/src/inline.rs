@@ -51,7 +51,7 @@ pub struct Inline {
     epochs: Array<MapData, u32>,
     interfaces: Array<MapData, u32>,
     settings: Array<MapData, [u8; SETTINGS_BYTES]>,
-    approvals: Array<MapData, u32>,
+    approvals: Array<MapData, u64>,
     punts: XskMap<MapData>,
     counted: PerCpuArray<MapData, [u8; COUNTED_BYTES]>,
     programs: Ebpf,

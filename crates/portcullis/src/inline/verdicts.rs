@@ -130,14 +130,15 @@ pub(super) struct KernelSide {
     key: [u64; 2],
     /// Where the kernel has it.
     conntrack: Option<Conntrack>,
-    sequence: u32,
+    /// How many frames were approved.
+    approved: u64,
     entering: Vec<CachedFlow>,
     /// Those for which there is no room.
     refused: Vec<CachedFlow>,
 }
 
 impl KernelSide {
-    /// The side whose approvals are made with `key`, from sequence number 1.
+    /// The side whose approvals are made with `key`, from number 1.
     pub(super) fn new(
         cache: VerdictCache,
         base: Base,
@@ -155,7 +156,7 @@ impl KernelSide {
             numbers,
             key,
             conntrack: conntrack.ok(),
-            sequence: 0,
+            approved: 0,
             entering: Vec::with_capacity(256),
             refused: Vec::new(),
         }
@@ -201,8 +202,8 @@ impl Kernel for KernelSide {
     }
 
     fn approve(&mut self, tag: u16, provisional: bool) -> [u8; APPROVAL] {
-        self.sequence = self.sequence.wrapping_add(1);
-        Approval { sequence: self.sequence, tag, provisional }.to_bytes(self.key)
+        self.approved += 1;
+        Approval { number: self.approved, tag, provisional }.to_bytes(self.key)
     }
 }
 

@@ -85,7 +85,7 @@ impl Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Approval {
     /// One more than that of the frame before.
-    pub sequence: u32,
+    pub number: u64,
     /// The frame's VLAN tag: port and direction.
     pub tag: u16,
     /// Whether it is judged once more where the address behind a service can be seen.
@@ -95,17 +95,17 @@ pub struct Approval {
 impl Approval {
     /// How long it is, in bytes.
     pub const BYTES: usize = 16;
+    const NUMBER_BITS: u32 = 47;
 
     /// `struct approval`, proven with the secret of the [`Settings`].
     #[must_use]
     pub fn to_bytes(self, key: [u64; 2]) -> [u8; Self::BYTES] {
-        let provisional = u16::from(self.provisional);
-        let word = u64::from(provisional) << 48 | u64::from(self.tag) << 32 | u64::from(self.sequence);
+        let what = u64::from(self.tag) << (Self::NUMBER_BITS + 1)
+            | u64::from(self.provisional) << Self::NUMBER_BITS
+            | self.number & ((1 << Self::NUMBER_BITS) - 1);
         let mut bytes = [0; Self::BYTES];
-        bytes[0..4].copy_from_slice(&self.sequence.to_ne_bytes());
-        bytes[4..6].copy_from_slice(&self.tag.to_ne_bytes());
-        bytes[6..8].copy_from_slice(&provisional.to_ne_bytes());
-        bytes[8..16].copy_from_slice(&siphash(key, word).to_ne_bytes());
+        bytes[..8].copy_from_slice(&what.to_ne_bytes());
+        bytes[8..].copy_from_slice(&siphash(key, what).to_ne_bytes());
         bytes
     }
 }

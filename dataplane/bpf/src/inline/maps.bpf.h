@@ -17,8 +17,8 @@
 
 enum { ALLOW = 1, DENY = 2 };
 
-// Whose punts those are, of each port: what its pod sends, what goes to it, and what its pod sends out of the node. None
-// of them takes from another.
+// Whose punts those are, of each port: what its pod sends, what comes to it from elsewhere, and what its pod has sent and
+// is judged once more, where it goes to another pod or leaves the node. None of them takes from another.
 enum bucket_of { SENDS, RECEIVES, LEAVES, BUCKETS };
 
 // Flags of a flow: who opened it, a FIN or RST was seen, the other end has spoken, it is to be judged once more where
@@ -89,7 +89,7 @@ struct settings {
 };
 
 struct approvals {
-	__u32 last; // sequence number
+	__u64 last; // sequence number
 };
 
 #define COUNTED(f)                                                                                                \

@@ -14,21 +14,24 @@ static __always_inline __u16 id_of(__u16 tag)
 	return tag >> 1 & (MAX_IDS - 1);
 }
 
-// From pod_in on, tc_index says by which pod's port a packet has come, and whether it is to be judged once more. That
-// outlives routing and translation, which may take its source from it.
+// From pod_in on, tc_index says by which pod's port a packet has come, and whether it is to be judged once more, over
+// whatever the pod has written there. That outlives routing and translation, which may take its source from it. NOTE
+// tells it from small numbers, which other programs write.
 #define ONCE_MORE 0x8000
+#define NOTE 0x5400
 
 static __always_inline void note_sender(struct __sk_buff *skb, __u16 id, bool once_more)
 {
-	skb->tc_index = id | (once_more ? ONCE_MORE : 0);
+	skb->tc_index = id | NOTE | (once_more ? ONCE_MORE : 0);
 }
 
 // The port of the pod that has sent a packet, whatever its source is by now; 0 if none has. What the node has put
 // together and cut into IPv6 fragments anew comes by no interface, but with the note.
 static __always_inline __u16 sender_of(const struct __sk_buff *skb)
 {
+	__u32 note = skb->tc_index & ~ONCE_MORE;
 	if (!skb->ingress_ifindex)
-		return skb->tc_index & (MAX_IDS - 1);
+		return (note & ~(MAX_IDS - 1)) == NOTE ? note & (MAX_IDS - 1) : 0;
 	struct tap *tap = tap_of(skb->ingress_ifindex);
 	return tap && !tap->uplink ? tap->id : 0;
 }
@@ -39,15 +42,21 @@ static __always_inline bool is_open(const struct __sk_buff *skb, __u16 sender)
 {
 	if (!sender)
 		return false;
-	return skb->ingress_ifindex ? skb->tc_index != sender : skb->tc_index & ONCE_MORE;
+	return skb->ingress_ifindex ? skb->tc_index != (sender | NOTE) : skb->tc_index & ONCE_MORE;
 }
 
 // The longest headers of a segment: Ethernet, IPv6 and TCP with its options.
 #define SEGMENT_HEADERS (14 + 40 + 60)
 
+// How many frames the pair makes of it.
+static __always_inline __u32 frames_of(const struct __sk_buff *skb)
+{
+	return skb->gso_size ? skb->len / skb->gso_size + 1 : 1;
+}
+
 // A bucket of punts: refilled by the time that has passed. Several processors may take the same token: it bounds,
 // it does not account.
-static __always_inline bool may_punt(__u16 id, enum bucket_of which, const struct settings *set)
+static __always_inline bool may_punt(__u16 id, enum bucket_of which, __u32 frames, const struct settings *set)
 {
 	__u32 at = id * BUCKETS + which;
 	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &at);
@@ -56,16 +65,14 @@ static __always_inline bool may_punt(__u16 id, enum bucket_of which, const struc
 	__u64 now = bpf_ktime_get_ns(), since = now - bucket->filled;
 	if (since > SECOND)
 		since = SECOND;
-	__u64 more = since * set->punt_rate / SECOND;
-	if (more) {
-		__u64 punts = bucket->punts + more;
-		bucket->punts = punts < set->punt_burst ? punts : set->punt_burst;
+	__u64 more = since * set->punt_rate / SECOND, punts = bucket->punts + more;
+	if (punts > set->punt_burst)
+		punts = set->punt_burst;
+	if (more)
 		bucket->filled = now;
-	}
-	if (!bucket->punts)
-		return false;
-	bucket->punts--;
-	return true;
+	bool may = punts >= frames;
+	bucket->punts = may ? punts - frames : punts;
+	return may;
 }
 
 // To the worker, with the port and the direction in a tag. `payer` is the port of whose bucket that is taken.
@@ -74,7 +81,7 @@ static __always_inline int punt_for(struct __sk_buff *skb, __u16 id, bool to_pod
 	struct settings *set = first_of(&settings);
 	if (set && set->open_after && bpf_ktime_get_coarse_ns() > set->open_after)
 		return TC_ACT_UNSPEC;
-	if (!set || !may_punt(payer, which, set)) {
+	if (!set || !may_punt(payer, which, frames_of(skb), set)) {
 		COUNT(payer, limited);
 		return TC_ACT_SHOT;
 	}
@@ -89,8 +96,12 @@ static __always_inline int punt_for(struct __sk_buff *skb, __u16 id, bool to_pod
 	return bpf_redirect(set->punt_ifindex, 0);
 }
 
+// By the port of a pod: what another pod of this node has sent is paid for by that one.
 static __always_inline int punt(struct __sk_buff *skb, __u16 id, bool to_pod)
 {
+	__u16 sender = to_pod ? sender_of(skb) : 0;
+	if (sender)
+		return punt_for(skb, id, to_pod, sender, LEAVES);
 	return punt_for(skb, id, to_pod, id, to_pod ? RECEIVES : SENDS);
 }
 
@@ -142,13 +153,15 @@ static __always_inline __u64 siphash(const __u64 *key, __u64 word)
 	return a ^ b ^ c ^ d;
 }
 
-// The end of every frame that the worker gives back: it approved just this one, and nobody can show that again.
+// The end of every frame that the worker gives back: it approved just this one, and nobody can show that again. From the
+// highest bit: the frame's tag (16), whether it is judged once more, and the number of the approval, which does not come
+// twice within years.
 struct approval {
-	__u32 sequence;
-	__u16 tag;
-	__u16 provisional;
+	__u64 what;
 	__u64 proof;
 };
+
+#define NUMBER_BITS 47
 
 // Takes the approval off a frame's end: its tag is then good.
 static __always_inline bool takes_approval(struct __sk_buff *skb, const struct settings *set)
@@ -160,13 +173,13 @@ static __always_inline bool takes_approval(struct __sk_buff *skb, const struct s
 		return false;
 	if (bpf_skb_load_bytes(skb, length - sizeof(shown), &shown, sizeof(shown)))
 		return false;
-	if (shown.tag != skb->vlan_tci || (__s32)(shown.sequence - seen->last) <= 0)
+	__u64 number = shown.what & ((1ULL << NUMBER_BITS) - 1);
+	if (shown.what >> (NUMBER_BITS + 1) != skb->vlan_tci || number <= seen->last)
 		return false;
-	if (shown.proof !=
-	    siphash(set->key, (__u64)shown.provisional << 48 | (__u64)shown.tag << 32 | shown.sequence))
+	if (shown.proof != siphash(set->key, shown.what))
 		return false;
-	seen->last = shown.sequence;
-	if (!(shown.tag & TO_POD))
-		note_sender(skb, id_of(shown.tag), shown.provisional);
+	seen->last = number;
+	if (!(skb->vlan_tci & TO_POD))
+		note_sender(skb, id_of(skb->vlan_tci), shown.what >> NUMBER_BITS & 1);
 	return !bpf_skb_change_tail(skb, length - sizeof(shown), 0);
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::veth::frames::{IPV4, Mac, ethernet, ipv4, udp};
 use crate::veth::{Pins, Tap, ip, veth_named};
-use bpf::inline::{Attach, CachedFlow, Hook, Inline, Settings, Tap as PortOf};
+use bpf::inline::{Attach, CachedFlow, Counted, Hook, Inline, Settings, Tap as PortOf};
 use flow::{FlowKey, MacAddr, Protocol, Verdict};
 use nix::net::if_::if_nametoindex;
 
@@ -21,6 +21,8 @@ const TCP: u8 = 6;
 /// The numbers of two ports.
 pub const POD_PORT: u16 = 1;
 pub const UPLINK: u16 = 2;
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Nothing is punted, and nobody approves.
 pub const SETTINGS: Settings = Settings {
@@ -100,6 +102,40 @@ impl Node {
         assert_eq!(cache.enter(&[flow(FRIEND, false), flow(ELSEWHERE, true)]), 0);
         let [pod, friend, outside] = ["pod-far", "friend-far", "uplink-far"].map(Tap::open);
         Self { programs, pod, friend, outside, sent: 0, pins }
+    }
+
+    /// A node that punts what its pod sends, too: so often at once for each way of a port.
+    pub fn punting(burst: u32) -> Self {
+        let mut node = Self::new();
+        veth_named("punt0", "punt1");
+        node.set_punts(burst, burst, SETTINGS.longest);
+        let mac = Some(MacAddr(THEIRS));
+        let tap = PortOf { id: POD_PORT, mac, gateway: MacAddr(OURS), uplink: false };
+        node.programs.set_tap(if_nametoindex("pod").unwrap(), &tap).unwrap();
+        node.programs.attach("pod", Hook::PodIn).unwrap();
+        node
+    }
+
+    /// Bounds what is punted. A bucket that nobody has used is filled with what the time since the machine's start
+    /// gives, a second's at most.
+    pub fn set_punts(&mut self, punt_rate: u32, punt_burst: u32, longest: u32) {
+        let punt_ifindex = if_nametoindex("punt0").unwrap();
+        let settings = Settings { punt_ifindex, punt_rate, punt_burst, longest, ..SETTINGS };
+        self.programs.set_settings(&settings).unwrap();
+    }
+
+    /// Waits until a figure of a port is as wanted.
+    #[track_caller]
+    pub fn counts(&self, port: u16, what: &str, wanted: impl Fn(&Counted) -> bool) -> Counted {
+        let start = Instant::now();
+        loop {
+            let counted = self.programs.counted(port).unwrap();
+            if wanted(&counted) {
+                return counted;
+            }
+            assert!(start.elapsed() < PATIENCE, "{what}: {counted:?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Sends a datagram, and tells whether the node forwards it.
