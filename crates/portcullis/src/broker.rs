@@ -123,7 +123,6 @@ impl Broker {
             hold: config.hold.iter().map(ToString::to_string).collect(),
             forwards: (config.mode == Mode::Inline).then(|| Forwards {
                 services: config.services.iter().map(|(address, length)| (address.ip(), *length)).collect(),
-                uplinks: names(&mut config.uplinks.iter()),
             }),
             interfaces: names(&mut config.interfaces()),
         };

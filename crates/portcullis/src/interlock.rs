@@ -71,7 +71,8 @@ impl Interlock {
 
     /// Puts the rules for these pod ports and held interfaces in force, in one transaction: whatever rules of
     /// ours were there give way without a gap. Of the ports, nothing comes in but by the interfaces that are `ready`:
-    /// those with these indices, since a name may come again with an interface that runs no program.
+    /// those with these indices, since a name may come again with an interface that runs no program. Where the kernel
+    /// forwards, uplinks are among them.
     ///
     /// # Errors
     ///
@@ -258,10 +259,8 @@ mod tests {
 
     #[test]
     fn services_leave_by_ports_and_uplinks_alone() {
-        let forwards = Forwards {
-            services: vec![("10.96.0.0".parse().unwrap(), 12), ("fd96::".parse().unwrap(), 108)],
-            uplinks: vec!["eth0".into()],
-        };
+        let forwards =
+            Forwards { services: vec![("10.96.0.0".parse().unwrap(), 12), ("fd96::".parse().unwrap(), 108)] };
         let interlock = Interlock::of("/run/portcullis".as_ref()).forwarding(forwards);
         let ports = ["veth-a".parse().unwrap()];
         let script = interlock.script(&ports, &[].into(), &[]);
@@ -271,8 +270,7 @@ mod tests {
             "direction original ct status dnat",
         ] {
             let rule = format!(
-                "    iif @ready oifname != {{ \"eth0\" }} ct {service} counter drop \
-                 comment \"a service, by no uplink\"\n"
+                "    iifname @ports ct {service} counter drop comment \"a service, by no uplink\"\n"
             );
             assert!(script.contains(&rule), "{script}");
         }
@@ -280,6 +278,7 @@ mod tests {
             "ct status snat,dnat fib saddr . iif oif missing fib saddr oifname { \"veth-a\" } counter drop";
         assert!(script.contains(pretended), "{script}");
         assert!(!interlock.script(&[], &[].into(), &[]).contains("fib"), "no set is empty");
+        assert!(script.contains("oif != @ready jump to_others"), "uplinks are ready, too: {script}");
         // Connections are not tracked for it where there are no services.
         let none = Interlock::of("/run/portcullis".as_ref()).forwarding(Forwards::default());
         assert!(!none.script(&ports, &[].into(), &[]).contains("ct "));

@@ -59,7 +59,7 @@ pub trait Plane: Sized {
     /// The kernel refuses.
     fn load(config: &Config, pins: &Path) -> Result<Self::Programs>;
 
-    /// The pods' interfaces that run a predecessor's programs: what they may do goes on without a gap.
+    /// The interfaces that run a predecessor's programs: what they may do goes on without a gap.
     ///
     /// # Errors
     ///
@@ -91,7 +91,8 @@ pub trait Plane: Sized {
     /// The interface of a port, while it is claimed.
     fn ifindex(&self, port: PortId) -> Option<u32>;
 
-    /// The pods' interfaces that run their programs, by index: they may be let through.
+    /// The interfaces that run their programs, by index: they may be let through. Those of pods; and uplinks, where they
+    /// run programs for what the kernel forwards.
     fn ready(&self) -> BTreeSet<u32>;
 
     /// Whether a port waits for what may be free in a moment: then [`follow`](Self::follow) soon again.

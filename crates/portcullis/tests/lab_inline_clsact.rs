@@ -1,19 +1,22 @@
 //! Inline mode as on kernels without tcx: filters of clsact qdiscs, which any administrator may remove. Needs root.
 
 mod asked;
+mod cluster_ips;
 mod faults;
 mod inline_kernel;
 mod process;
 mod scene;
 
 use std::fs;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use asked::{number, port, status};
+use cluster_ips::{PORT, cluster_ip};
 use faults::{Denied, fault, went_on};
 use inline_kernel::pins;
-use lab::{StreamReport, Transport};
-use scene::{Scene, eventually, pod, text};
+use lab::{Family, Masquerade, Outcome, RulesOf, StreamReport, Transport, probe};
+use scene::{Scene, TIMEOUT, eventually, pod, text};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 const CLSACT: &str = "mode: inline\ninline: {attach: clsact}\n";
@@ -141,6 +144,35 @@ fn f7_anothers_filter_in_the_place_of_ours() {
         drop(agent);
         format!("the interlock stands for the filters, {}", denied.finish(2000))
     });
+}
+
+/// Where nobody sees what backend it is for, nothing leaves that is for a service.
+#[test]
+fn an_uplink_without_its_program_carries_nothing_for_services() {
+    let scene = cluster_ips::scene_with("inline: {attach: clsact}\n");
+    let services = cluster_ips::service(&scene, 1, &["z/c"], 80);
+    scene.lab.serve(&services, RulesOf::Nftables, Masquerade::Hairpins).expect("rules");
+    let _servers = scene.servers();
+    let uplink = scene.lab.uplink();
+    tc(&scene, &format!("qdisc add dev {uplink} clsact"));
+    tc(&scene, &format!("filter add dev {uplink} egress pref 1 protocol all u32 match u32 0 0 flowid 1:1"));
+    let agent = scene.agent();
+    let answers = |port, address: IpAddr| {
+        let outcome =
+            probe(&scene.lab, &pod("x/a"), address, port, Transport::Tcp, TIMEOUT).expect("a probe");
+        outcome == Outcome::Reached("z/c".to_owned())
+    };
+    for family in Family::ALL {
+        assert!(!answers(PORT, cluster_ip(1, family)), "{family}: nobody sees it leave");
+        // What was judged where it came from needs no program where it leaves.
+        let itself = scene.address(&pod("z/c"), family);
+        eventually("the backend itself is asked", PATIENCE, || answers(80, itself));
+    }
+    tc(&scene, &format!("filter del dev {uplink} egress pref 1"));
+    for family in Family::ALL {
+        eventually("services are asked for", PATIENCE, || answers(PORT, cluster_ip(1, family)));
+    }
+    drop(agent);
 }
 
 #[test]

@@ -3,13 +3,15 @@
 mod inline_kernel;
 mod scene;
 
+use std::net::UdpSocket;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bench::generator::{Kind, LiveFrames, Load, Offered, Span, Stop, receive_without_a_program};
 use bpf::inline::Counted;
 use inline_kernel::Kernel;
 use lab::{Family, Stream, Transport};
+use nix::sys::socket::{setsockopt, sockopt};
 use scene::*;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -136,4 +138,33 @@ fn a_flood_of_denied_connections_costs_the_others_nothing() {
         eventually("it opens", PATIENCE, || stream.report().delivered > 100);
         assert!(kernel.of_pod(scene, "x/c").hit > 50);
     });
+}
+
+/// Otherwise a pod could have the worker handed sixty times as much as it may.
+#[test]
+fn many_datagrams_in_one_piece_are_as_many_punts() {
+    /// Of a port, at once and in a second.
+    const BURST: f64 = 1024.0;
+    const RATE: f64 = 100_000.0;
+    const PIECES: u64 = 4000;
+    const SEGMENTS: u64 = 60;
+    let scene = Scene::new("mode: inline\n");
+    silence(&scene, "y/b");
+    let _agent = scene.agent();
+    let kernel = Kernel::of(&scene, 262_144);
+    let others = Others::start(&scene);
+    let to = scene.address(&pod("y/b"), Family::V4);
+    let socket = link(&scene, "x/c").namespace.run(|| UdpSocket::bind("0.0.0.0:0").expect("a socket"));
+    let socket = socket.expect("root");
+    setsockopt(&socket, sockopt::UdpGsoSegment, &100).expect("segmentation");
+    let (before, start) = (kernel.of_pod(&scene, "x/c"), Instant::now());
+    for port in (1024..).take(PIECES as usize) {
+        socket.send_to(&[7; 100 * SEGMENTS as usize], (to, port)).expect("sent");
+    }
+    let asked = |now: &Counted| now.punted + now.limited - before.punted - before.limited;
+    eventually("all were seen", PATIENCE, || asked(&kernel.of_pod(&scene, "x/c")) >= PIECES);
+    let punted = kernel.of_pod(&scene, "x/c").punted - before.punted;
+    let most = BURST + RATE * start.elapsed().as_secs_f64();
+    assert!((punted * SEGMENTS) as f64 <= most, "{punted} times {SEGMENTS} frames, at most {most}");
+    others.have_lost_nothing();
 }

@@ -18,6 +18,8 @@ use testkit::frames::{DESTINATION_OPTIONS, arp_request, neighbour_solicitation};
 const DENIED: Cell = Asked("default_deny");
 /// More than the punt pair carries, and less than the links.
 const JUMBO: usize = 5000;
+/// What the punt pair carries.
+const LONGEST: usize = 3504;
 
 /// A kind of frame, and what becomes of it at `pod_in`, `pod_out` and `uplink_out`.
 struct Row {
@@ -142,7 +144,7 @@ const ROWS: &[Row] = &[
         }),
     },
     Row {
-        name: "longer than 3,520 bytes, without a verdict",
+        name: "longer than 3,504 bytes, without a verdict",
         cells: [Dropped("too_long"); 3],
         try_it: Try::Special(jumbo),
     },
@@ -471,9 +473,17 @@ fn jumbo(bench: &Bench, row: &Row, way: Way, cell: Cell) {
         let aim = bench.aim(way, family, OPEN, false);
         let long = aim.udp(JUMBO / MARK.len()).build();
         if let Dropped(count) = cell {
-            let before = bench.counted(count);
-            assert_eq!(bench.arrive(way, std::slice::from_ref(&long), 0), 0, "{name}");
-            bench.grows(&name, before, 1, || bench.counted(count));
+            let of_length = |length: usize| {
+                let empty = aim.ip().udp(aim.number, aim.port).build().len();
+                let payload = MARK.repeat(length / MARK.len());
+                aim.ip().udp(aim.number, aim.port).payload(&payload[..length - empty]).build()
+            };
+            for length in [JUMBO, LONGEST + 1] {
+                let before = bench.counted(count);
+                assert_eq!(bench.arrive(way, &[of_length(length)], 0), 0, "{name}");
+                bench.grows(&name, before, 1, || bench.counted(count));
+            }
+            assert_eq!(bench.arrive(way, &[of_length(LONGEST)], 1), 1, "{name}, not longer");
         } else {
             assert_eq!(bench.arrive(way, &[aim.udp(1).build()], 1), 1, "{name}: a short one");
             let before = bench.punted(way);

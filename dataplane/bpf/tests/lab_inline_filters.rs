@@ -174,11 +174,15 @@ fn a_ports_programs_are_ours_while_their_filters_stand() {
     in_netns(|| {
         let mut node = Node::attached(Attach::Clsact);
         let (pins, index) = (node.pins.dir().to_owned(), nix::net::if_::if_nametoindex("pod").unwrap());
-        assert_eq!(held_by(&pins, index), None, "what the pod sends is not seen");
+        assert_eq!(
+            held_by(&pins, index, &[Hook::PodOut, Hook::PodIn]),
+            None,
+            "what the pod sends is not seen"
+        );
         node.programs.attach("pod", Hook::PodIn).unwrap();
-        assert_eq!(held_by(&pins, index), Some(By::Filter));
+        assert_eq!(held_by(&pins, index, &[Hook::PodOut, Hook::PodIn]), Some(By::Filter));
         tc("qdisc del dev pod clsact");
-        assert_eq!(held_by(&pins, index), None, "pins hold nothing");
+        assert_eq!(held_by(&pins, index, &[Hook::PodOut, Hook::PodIn]), None, "pins hold nothing");
     });
 }
 

@@ -46,8 +46,11 @@ impl Plane for InlinePlane {
 
     fn already_ready(config: &Config, view: &NodeView, pins: &Path) -> Result<BTreeSet<u32>> {
         let pins = pins.join(PINS);
-        let indices = config.ports.iter().filter_map(|port| view.index(&port.interface));
-        Ok(indices.filter(|index| kernel::held_by(&pins, *index).is_some()).collect())
+        let pods = config.ports.iter().map(|port| (&port.interface, Hooks::Pod));
+        let ports = pods.chain(config.uplinks.iter().map(|uplink| (uplink, Hooks::Uplink)));
+        let ports = ports.filter_map(|(interface, hooks)| Some((view.index(interface)?, hooks)));
+        let ready = ports.filter(|(index, hooks)| kernel::held_by(&pins, *index, hooks.all()).is_some());
+        Ok(ready.map(|(index, _)| index).collect())
     }
 
     async fn start(programs: Inline, beginning: Beginning<'_>) -> Result<Self> {
@@ -79,8 +82,7 @@ impl Plane for InlinePlane {
     }
 
     fn ready(&self) -> BTreeSet<u32> {
-        let pods = self.ports.iter().filter(|port| port.hooks == Hooks::Pod && port.is_guarded());
-        pods.filter_map(|port| port.ifindex).collect()
+        self.ports.iter().filter(|port| port.is_guarded()).filter_map(|port| port.ifindex).collect()
     }
 
     fn is_waiting(&self) -> bool {

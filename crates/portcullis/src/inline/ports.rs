@@ -20,7 +20,7 @@ pub(super) enum Hooks {
 }
 
 impl Hooks {
-    const fn all(self) -> &'static [Hook] {
+    pub(super) const fn all(self) -> &'static [Hook] {
         match self {
             // What goes to the pod first: nothing that it opens is answered before it is judged.
             Self::Pod => &[Hook::PodOut, Hook::PodIn],
@@ -184,7 +184,8 @@ impl InlinePlane {
     /// The ports that a predecessor's programs serve go on as they are until there is a policy table.
     pub(super) fn take_over(&mut self) {
         for port in &mut self.ports {
-            port.placed = port.ifindex.and_then(|index| bpf::inline::held_by(&self.pins, index));
+            let by = |index| bpf::inline::held_by(&self.pins, index, port.hooks.all());
+            port.placed = port.ifindex.and_then(by);
         }
     }
 

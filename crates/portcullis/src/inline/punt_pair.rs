@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use engine::inline::APPROVAL;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 
@@ -14,8 +15,9 @@ pub(super) const FAR: &str = "portcullis1";
 
 /// The most that native XDP on veth takes: 4096, less 256 of headroom, 320 of tail and the Ethernet header.
 const MTU: u32 = 3506;
-/// A frame of that length, before it gets its tag.
-pub(super) const LONGEST: u32 = MTU + 14;
+/// A frame that comes back, too: besides the Ethernet header, the kernel lets one tag pass over the MTU, and the approval
+/// is behind the frame.
+pub(super) const LONGEST: u32 = MTU + 14 - APPROVAL as u32;
 
 /// Makes the pair, where it is missing, and sets it up. What is already as it should be is left alone.
 ///

@@ -15,10 +15,8 @@ const TUNNELS: &str = "4789, 6081, 8472";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forwards {
     /// Networks of the addresses of services. What a pod sends to one, or to another address that the node translates,
-    /// is judged where it leaves, and leaves by nothing else than ports and uplinks.
+    /// is judged where it leaves, and leaves by nothing else than ports and uplinks that are ready.
     pub services: Vec<(IpAddr, u8)>,
-    /// The uplinks' names.
-    pub uplinks: Vec<String>,
 }
 
 /// Nothing of a port passes the kernel, but what its program gives it for the node.
@@ -42,7 +40,7 @@ pub(super) fn closed(hold: &[InterfacePattern]) -> String {
     )
 }
 
-/// What comes by a port that is ready, and leaves by one, passes. It pays one hook and two lookups by number for it;
+/// What comes by a port or an uplink that is ready, and leaves by one, passes. It pays one hook and two lookups by number for it;
 /// what else is forwarded or delivered here has to show that it is no port's. Input at -300 comes before whoever takes
 /// packets there to send them on. Both hooks come before an address of the node takes the place of a packet's source,
 /// and before connection tracking keeps whom it has seen.
@@ -51,7 +49,7 @@ pub(super) fn forwarding(forwards: &Forwards, ports: &[InterfaceName], hold: &[I
         "  chain input {{
     type filter hook input priority -300; policy accept;
     iif != @ready jump from_others
-    udp dport {{ {TUNNELS} }} iif @ready counter drop comment \"into a tunnel\"
+    udp dport {{ {TUNNELS} }} iifname @ports counter drop comment \"into a tunnel\"
   }}
   chain forward {{
     type filter hook forward priority -150; policy accept;
@@ -89,11 +87,8 @@ impl Forwards {
 
     /// Rules for what a pod sent to a service, and would leave where no program sees which backend that is.
     fn unguarded(&self) -> String {
-        let ways = joined(self.uplinks.iter().map(|name| format!("\"{name}\"")));
-        let ways = if ways.is_empty() { ways } else { format!("oifname != {{ {ways} }} ") };
         let rule = |which: &str| {
-            let comment = "comment \"a service, by no uplink\"";
-            format!("    iif @ready {ways}ct {which} counter drop {comment}\n")
+            format!("    iifname @ports ct {which} counter drop comment \"a service, by no uplink\"\n")
         };
         let to_networks = |family: &str, v4: bool| -> String {
             let of_family = self.services.iter().filter(|(address, _)| address.is_ipv4() == v4);

@@ -21,13 +21,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The nine pods, of which z/b and z/c run on another node.
 pub(crate) fn scene() -> Scene {
+    scene_with("")
+}
+
+/// The same with further settings.
+pub(crate) fn scene_with(settings: &str) -> Scene {
     let mut topology = Topology::nine(Lab::unique());
     for pod in &mut topology.pods {
         if ["z/b", "z/c"].contains(&pod.name.to_string().as_str()) {
             pod.node = "node-2".to_owned();
         }
     }
-    let scene = Scene::of(&topology, SETTINGS);
+    let scene = Scene::of(&topology, &format!("{SETTINGS}{settings}"));
     // An association that goes no further than ours do is forgotten after 3 s.
     let remember = "echo 60 > /proc/sys/net/netfilter/nf_conntrack_sctp_timeout_cookie_wait";
     assert!(scene.node(remember).status.success());

@@ -226,18 +226,19 @@ fn of_interface(pins: &Path, ifindex: u32) -> impl Iterator<Item = PathBuf> + us
     links.chain(filters::pins_of_interface(pins, ifindex))
 }
 
-/// What holds a pod's programs at the interface with this index, as far as pins in `pins` tell: `None` if one of them
-/// is not there.
+/// What holds these programs at the interface with this index, as far as pins in `pins` tell: `None` if one of them is
+/// not there.
 #[must_use]
-pub fn held_by(pins: &Path, ifindex: u32) -> Option<By> {
+pub fn held_by(pins: &Path, ifindex: u32, hooks: &[Hook]) -> Option<By> {
     let is_link =
         |hook: Hook| PinnedLink::from_pin(pins.join(format!("{}-{ifindex}", hook.program()))).is_ok();
     let by = |hook| {
-        let filter = filters::is_ours(pins, hook, ifindex).then_some(By::Filter);
-        if is_link(hook) { Some(By::Link) } else { filter }
+        let filter = || filters::is_ours(pins, hook, ifindex).then_some(By::Filter);
+        if is_link(hook) { Some(By::Link) } else { filter() }
     };
-    let [to, from] = [by(Hook::PodOut)?, by(Hook::PodIn)?];
-    Some(if to == from { to } else { By::Filter })
+    let held: Option<Vec<By>> = hooks.iter().map(|hook| by(*hook)).collect();
+    // Where one is a filter, the port needs the care that filters need.
+    Some(if held?.contains(&By::Filter) { By::Filter } else { By::Link })
 }
 
 /// Removes what is pinned in `pins` for these interfaces of this network namespace, or all of it, with the directory,
