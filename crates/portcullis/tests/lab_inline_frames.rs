@@ -190,6 +190,14 @@ const ROWS: &[Row] = &[
         }),
     },
     Row {
+        name: "to a loopback address",
+        cells: [Refused("ip_invalid"), Unseen, Never],
+        try_it: Try::Ports(|aim| {
+            let own = if aim.is_v4() { "127.0.0.1" } else { "::1" };
+            vec![aim.link().ip(&aim.src, own).udp(aim.number, aim.port).payload(MARK).build()]
+        }),
+    },
+    Row {
         name: "IPv4-mapped IPv6 addresses",
         cells: [Refused("ip_invalid"), Unseen, Never],
         try_it: Try::Ports(|aim| {

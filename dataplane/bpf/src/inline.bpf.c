@@ -122,16 +122,15 @@ static __always_inline bool is_from_here(struct __sk_buff *skb, const struct pac
 	return !skb->ingress_ifindex && (!packet->extended || skb->sk);
 }
 
-// Whether a packet under a local pod's address came by another interface than the pod's, or one under an address of the
-// node from elsewhere: somebody pretends, and an answer would be let in as one that the pod had asked for.
+// Whether a packet under a local pod's address came by another interface than the pod's, or by none, from a process of
+// the node (any may, over IPv6); or one under an address of the node from elsewhere: somebody pretends, and an answer
+// would be let in as one that the pod had asked for.
 static __always_inline bool is_spoofed(struct __sk_buff *skb, const struct packet *packet)
 {
-	if (is_from_here(skb, packet))
-		return false;
 	__u32 *owner = bpf_map_lookup_elem(&owners, &packet->src);
 	if (owner)
 		return *owner != skb->ingress_ifindex;
-	return !skb->ingress_ifindex && is_node(&packet->src);
+	return !skb->ingress_ifindex && !is_from_here(skb, packet) && is_node(&packet->src);
 }
 
 // To the pod: from the node itself, from the pod itself by way of a service, or judged.

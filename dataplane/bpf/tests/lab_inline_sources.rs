@@ -4,13 +4,17 @@
 mod inline_node;
 mod veth;
 
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use bpf::inline::CachedFlow;
 use flow::{FlowKey, Protocol};
-use inline_node::{ELSEWHERE, FRIEND, Node, POD, POD_PORT, flow};
+use inline_node::{ELSEWHERE, FRIEND, Node, OURS, POD, POD_PORT, THEIRS, UDP, flow};
 use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt};
 use nix::time::{ClockId, clock_gettime};
+use veth::frames::{IPV4, ethernet, ipv4, udp};
 use veth::{Tap, in_netns};
 
 #[test]
@@ -28,6 +32,40 @@ fn a_pods_address_counts_by_its_own_port_alone() {
         assert!(!node.forwards(|n| &n.friend, POD, ELSEWHERE, |n| &n.outside), "the friend as the pod");
         assert_eq!(spoofed(&node), 3);
     });
+}
+
+/// Over IPv6 any process may do so, over IPv4 those with CAP_NET_ADMIN.
+#[test]
+fn a_process_of_the_node_speaks_for_no_pod() {
+    in_netns(|| {
+        let mut node = Node::punting(8);
+        // Otherwise the kernel takes the source away.
+        veth::ip("link set lo up");
+        // The pod answers: its own end is known to be true.
+        let mut answer = udp(1);
+        answer[..4].copy_from_slice(&[0x20, 0, 0x10, 0]);
+        node.pod.send(&ethernet(THEIRS, OURS, IPV4, &ipv4(POD, FRIEND, UDP, &answer)));
+        node.counts(POD_PORT, "the answer", |counted| counted.hit == 1);
+        // A connection that is known, one that is not, and the pod's own.
+        let pretended = [((FRIEND, 0x1000), POD), ((FRIEND, 0x1001), POD), ((POD, 0x1000), ELSEWHERE)];
+        let mut refused = 0;
+        for round in ["before anybody has spoken", "after the friend has", "again"] {
+            for ((address, port), to) in pretended {
+                send_as(SocketAddrV4::new(address, port), to);
+                refused += 1;
+                node.counts(POD_PORT, round, |counted| counted.spoofed == refused);
+            }
+            assert!(node.forwards(|n| &n.friend, FRIEND, POD, |n| &n.pod), "the friend itself");
+        }
+    });
+}
+
+/// Sends a datagram from this machine under an address that is not its own.
+fn send_as(source: SocketAddrV4, to: Ipv4Addr) {
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty(), None).unwrap();
+    setsockopt(&socket, sockopt::IpTransparent, &true).unwrap();
+    bind(socket.as_raw_fd(), &SockaddrIn::from(source)).unwrap();
+    UdpSocket::from(socket).send_to(&[7; 30], (to, 0x2000)).unwrap();
 }
 
 /// What was found about an entry's addresses is found out again once they have other owners.

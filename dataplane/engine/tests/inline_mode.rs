@@ -278,6 +278,14 @@ fn a_service_is_judged_where_its_backend_is_seen() {
 }
 
 #[test]
+fn nobody_is_let_through_to_a_loopback_address() {
+    let mut inline = Inline::new(b_accepts(&[80]));
+    for (source, target) in [(A, "127.0.0.1"), (A, "127.8.0.1"), (A6, "::1")] {
+        inline.punt(0, false, by(0, syn(source, 4000, target, 80))).drops(DropReason::IpInvalid);
+    }
+}
+
+#[test]
 fn a_denial_where_a_pod_leaves_the_node_is_told_for_its_own_port() {
     let cluster = testkit::cluster::cluster()
         .node("node", NODE)

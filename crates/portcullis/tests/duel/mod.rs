@@ -149,11 +149,27 @@ impl<'s> Duel<'s> {
         !(packet.eth_src == self.victim.host_mac && (discovery || packet.key.dst.address.is_multicast()))
     }
 
+    /// Has the victim send a datagram from its closed port to a port of the attacker.
+    pub(crate) fn victim_asks(&self, family: Family, port: u16) {
+        self.victim_asks_of(self.attacker, family, port);
+    }
+
+    /// The same to a port of another pod.
+    pub(crate) fn victim_asks_of(&self, pod: &LabPod, family: Family, port: u16) {
+        let to: IpAddr = address(pod, family).parse().expect("an address");
+        self.of(&self.closed, family).send_to(b"asked", (to, port)).expect("sent");
+    }
+
+    fn of<'a>(&self, sockets: &'a [UdpSocket], family: Family) -> &'a UdpSocket {
+        let found = sockets
+            .iter()
+            .find(|socket| Family::of(&socket.local_addr().expect("an address").ip()) == family);
+        found.expect("a socket")
+    }
+
     /// Whether a datagram of so many bytes reaches the victim's open port, and one like it comes back.
     pub(crate) fn exchange(&self, family: Family, length: usize) -> bool {
-        let of_family =
-            |socket: &&UdpSocket| Family::of(&socket.local_addr().expect("an address").ip()) == family;
-        let server = self.open.iter().find(of_family).expect("a socket");
+        let server = self.of(&self.open, family);
         let mut room = vec![0; 1 << 16];
         while server.recv(&mut room).is_ok() {}
         let source = address(self.attacker, family).parse::<IpAddr>().expect("an address");

@@ -51,11 +51,12 @@ static __always_inline struct origin origin_of(const struct __sk_buff *skb)
 }
 
 // Whether the addresses of this entry were found to be true for this origin: those of a pod by its key, that of the
-// other end by the interface by which it came.
+// other end by the interface by which it came. What came by none is looked at each time.
 static __always_inline bool is_checked(const struct verdict *known, struct origin origin, bool to_pod)
 {
 	__u64 checked = known->checked;
-	return (__u32)checked == origin.generation && (!to_pod || checked >> 32 == origin.ifindex);
+	return (__u32)checked == origin.generation &&
+	       (!to_pod || (origin.ifindex && checked >> 32 == origin.ifindex));
 }
 
 static __always_inline void set_checked(struct verdict *known, struct origin origin, bool to_pod)

@@ -210,6 +210,10 @@ pub(super) fn exception(
     table: &PolicyTable,
 ) -> Option<Exception> {
     let (src, dst) = (key.src.address, key.dst.address);
+    if dst.is_loopback() {
+        // With `route_localnet`, the kernel would take it for its own.
+        return Some(Exception::Refused(DropReason::IpInvalid));
+    }
     if is_unknown(src, wiring, table) || is_unknown(dst, wiring, table) {
         return Some(Exception::Refused(DropReason::UnknownPod));
     }
