@@ -8,6 +8,7 @@ mod scene;
 use std::time::Duration;
 
 use asked::{ask, get, number, port, status};
+use bpf::inline::{Hook, held_by};
 use lab::{Family, Place, Transport};
 use scene::*;
 use serde_json::{Value, json};
@@ -188,11 +189,12 @@ fn verdicts_stay_those_of_their_pod_when_ports_are_listed_otherwise() {
     };
     assert!(of_their_pod() >= 8, "one for each pod of a connection");
     let left_out = number(&port(&status(&scene), "z/c")["ifindex"]) as u32;
-    let held_by = || {
+    let held = || {
         let pins = inline_kernel::pins(&scene);
-        scene.lab.node().run(|| bpf::inline::held_by(&pins, left_out)).expect("a thread in the node")
+        let hooks = [Hook::PodOut, Hook::PodIn];
+        scene.lab.node().run(|| held_by(&pins, left_out, &hooks)).expect("a thread in the node")
     };
-    assert!(held_by().is_some());
+    assert!(held().is_some());
     agent.kill().expect("killed");
     turn_ports_around(&scene, "z/c");
     let mut agent = scene.home.start(&scene.lab).expect("an agent");
@@ -207,7 +209,7 @@ fn verdicts_stay_those_of_their_pod_when_ports_are_listed_otherwise() {
     let after = kept.stop();
     assert!(after.lost() < 100, "{after:?}");
     // z/c is no port any more: nothing of ours stands at its interface.
-    assert!(held_by().is_none());
+    assert!(held().is_none());
     let _servers = scene.servers_on(&[81]);
     let outside = Place::outside(&scene.lab.topology().outside[0].name);
     assert!(scene.reaches(&pod("z/c"), &outside, 81, Transport::Tcp), "{}", agent.log());
