@@ -34,7 +34,7 @@ fn odd_ones(duel: &Duel<'_>) -> Vec<Vec<u8>> {
         frames.extend([
             duel.ip(family).icmp(request, 0, [0, 7, 0, 1]).payload(b"ping").build(),
             duel.ip(family).icmp(13, 0, [0, 7, 0, 1]).build(),
-            duel.ip(family).icmp_error(unreachable, 1, &about[14..]).build(),
+            duel.ip(family).icmp_error(unreachable, 1, &about).build(),
             duel.ip(family).protocol(253).payload(b"unknown").build(),
             duel.ip(family).ttl(1).udp(5001, OPEN).build(),
             duel.ip(family).vlan(5).udp(5002, OPEN).build(),
