@@ -269,9 +269,8 @@ mod tests {
             "original ip6 daddr { fd96::/108 }",
             "direction original ct status dnat",
         ] {
-            let rule = format!(
-                "    iifname @ports ct {service} counter drop comment \"a service, by no uplink\"\n"
-            );
+            let rule =
+                format!("    iifname @ports ct {service} counter drop comment \"a service, by no uplink\"\n");
             assert!(script.contains(&rule), "{script}");
         }
         let pretended =

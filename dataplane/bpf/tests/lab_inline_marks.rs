@@ -38,7 +38,7 @@ fn leaves(node: &mut Node) -> bool {
 }
 
 /// The number of the uplink and of the pod's own port, and what `pod_in` itself writes.
-const CLASSES: [u16; 4] = [UPLINK, POD_PORT, 0x70c0, 0x70c1];
+const CLASSES: [u16; 4] = [UPLINK, POD_PORT, 0x5400 | POD_PORT, 0xd400 | POD_PORT];
 
 #[test]
 fn what_a_pod_has_written_into_its_packets_says_nothing() {

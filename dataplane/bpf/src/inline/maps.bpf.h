@@ -89,7 +89,7 @@ struct settings {
 };
 
 struct approvals {
-	__u64 last; // sequence number
+	__u64 last; // number
 };
 
 #define COUNTED(f)                                                                                                \
