@@ -149,12 +149,12 @@ fn many_datagrams_in_one_piece_are_as_many_punts() {
     const PIECES: u64 = 4000;
     const SEGMENTS: u64 = 60;
     let scene = Scene::new("mode: inline\n");
-    silence(&scene, "y/b");
+    scene.silence("y/b");
     let _agent = scene.agent();
     let kernel = Kernel::of(&scene, 262_144);
     let others = Others::start(&scene);
     let to = scene.address(&pod("y/b"), Family::V4);
-    let socket = link(&scene, "x/c").namespace.run(|| UdpSocket::bind("0.0.0.0:0").expect("a socket"));
+    let socket = scene.link("x/c").namespace.run(|| UdpSocket::bind("0.0.0.0:0").expect("a socket"));
     let socket = socket.expect("root");
     setsockopt(&socket, sockopt::UdpGsoSegment, &100).expect("segmentation");
     let (before, start) = (kernel.of_pod(&scene, "x/c"), Instant::now());
