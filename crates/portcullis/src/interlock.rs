@@ -273,8 +273,7 @@ mod tests {
                 format!("    iifname @ports ct {service} counter drop comment \"a service, by no uplink\"\n");
             assert!(script.contains(&rule), "{script}");
         }
-        let pretended =
-            "ct status snat,dnat fib saddr . iif oif missing fib saddr oifname { \"veth-a\" } counter drop";
+        let pretended = "ct status snat,dnat iifname != @ports iif != lo fib saddr . iif oif missing fib saddr oifname { \"veth-a\" } counter drop";
         assert!(script.contains(pretended), "{script}");
         assert!(!interlock.script(&[], &[].into(), &[]).contains("fib"), "no set is empty");
         assert!(script.contains("oif != @ready jump to_others"), "uplinks are ready, too: {script}");

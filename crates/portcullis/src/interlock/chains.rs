@@ -40,33 +40,33 @@ pub(super) fn closed(hold: &[InterfacePattern]) -> String {
     )
 }
 
-/// What comes by a port or an uplink that is ready, and leaves by one, passes. It pays one hook and two lookups by number for it;
-/// what else is forwarded or delivered here has to show that it is no port's. Input at -300 comes before whoever takes
-/// packets there to send them on. Both hooks come before an address of the node takes the place of a packet's source,
-/// and before connection tracking keeps whom it has seen.
+/// What comes by a port or an uplink that is ready, and leaves by one, passes. It pays one hook and two lookups by number
+/// for it, and with services a look at what is tracked; what else is forwarded or delivered here has to show that it is
+/// no port's. Input at -300 comes before whoever takes packets there to send them on. Both hooks come before an address
+/// of the node takes the place of a packet's source, and before connection tracking keeps whom it has seen.
 pub(super) fn forwarding(forwards: &Forwards, ports: &[InterfaceName], hold: &[InterfacePattern]) -> String {
     format!(
         "  chain input {{
     type filter hook input priority -300; policy accept;
     iif != @ready jump from_others
-    udp dport {{ {TUNNELS} }} iifname @ports counter drop comment \"into a tunnel\"
+{pretended}    udp dport {{ {TUNNELS} }} iifname @ports counter drop comment \"into a tunnel\"
   }}
   chain forward {{
     type filter hook forward priority -150; policy accept;
     iif != @ready jump from_others
-    oif != @ready jump to_others
+{pretended}    oif != @ready jump to_others
   }}
   chain from_others {{
     iifname @ports counter drop comment \"not attached\"
-{}{}  }}
+{}  }}
   chain to_others {{
     oifname @ports counter drop comment \"forwarded to a pod\"
 {}{}  }}
 ",
         held(hold, "iifname"),
-        forwards.pretended(ports),
         held(hold, "oifname"),
         forwards.unguarded(),
+        pretended = forwards.pretended(ports),
     )
 }
 
@@ -79,8 +79,8 @@ impl Forwards {
             return String::new();
         }
         format!(
-            "    iif != lo ct status snat,dnat fib saddr . iif oif missing fib saddr oifname {{ {} }} counter drop \
-             comment \"under a pod's address\"\n",
+            "    ct status snat,dnat iifname != @ports iif != lo fib saddr . iif oif missing fib saddr oifname {{ {} }} \
+             counter drop comment \"under a pod's address\"\n",
             quoted(ports)
         )
     }
