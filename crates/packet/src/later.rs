@@ -26,7 +26,7 @@ pub struct LaterFragment {
 
 impl LaterFragment {
     /// Reads a frame for which [`Packet::parse`] has said
-    /// [`FragmentUnmatched`](DropReason::FragmentUnmatched); `None` for every other.
+    /// [`FragmentUnmatched`](flow::DropReason::FragmentUnmatched); `None` for every other.
     #[must_use]
     #[cold]
     pub fn parse(frame: &[u8]) -> Option<Self> {

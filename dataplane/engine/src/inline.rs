@@ -38,7 +38,7 @@ use crate::worker::{EXPIRY, Recovery};
 
 pub use punt::{APPROVAL, Punt};
 pub use verdicts::Judged;
-use verdicts::{Exception, exception, is_hidden, is_provisional, translated};
+use verdicts::{Exception, exception, is_hidden, is_provisional, is_remembered, translated};
 use verdicts::{on_allowed, on_answer, on_denied};
 
 /// The kernel's side, as the worker deals with it.
@@ -254,7 +254,9 @@ impl<Io: PacketIo, K: Kernel> Judge<Io, K> {
             };
             match standing {
                 Standing::Known(pass) => {
-                    if let Pass::While(ticket) = pass {
+                    if let Pass::While(ticket) = pass
+                        && is_remembered(&packet)
+                    {
                         let opened = ticket.sender == Sender::Initiator;
                         let key = if opened { packet.key } else { packet.key.reversed() };
                         judged.extend(on_allowed(&key, opener, punt, packet.kind, wiring, table));

@@ -259,6 +259,20 @@ fn what_the_kernel_carries_gives_its_place_up_once_it_is_over() {
 }
 
 #[test]
+fn packets_that_are_always_asked_about_enter_no_verdict_again() {
+    let mut inline = Inline::new(b_accepts(&[80]));
+    let nop = || frame().options(&[1; 4]);
+    let opening = inline.punt(0, false, by(0, nop().ip(A, B).tcp(4000, 80).syn()));
+    assert!(!opening.passes().is_empty(), "what follows without options finds a verdict");
+    for _ in 0..3 {
+        let outcome = inline.punt(0, false, by(0, nop().ip(A, B).tcp(4000, 80).ack()));
+        assert!(outcome.passes().is_empty(), "each would count as one more: {outcome:?}");
+    }
+    let plain = inline.punt(0, false, by(0, frame().ip(A, B).tcp(4000, 80).ack()));
+    assert!(!plain.passes().is_empty(), "a verdict that was lost is entered again");
+}
+
+#[test]
 fn a_service_is_judged_where_its_backend_is_seen() {
     let mut inline = Inline::new(b_accepts(&[80]));
     let outcome = inline.punt(0, false, by(0, syn(A, 4000, SERVICE, 80)));

@@ -131,6 +131,17 @@ const fn is_cached(kind: Kind) -> bool {
     matches!(kind, Kind::Tcp(_) | Kind::Udp | Kind::Sctp { .. } | Kind::IcmpEcho { .. } | Kind::Other)
 }
 
+/// Whether the kernel's programs look for a verdict on packets of this shape: without IPv4 options, and without IPv6
+/// extension headers but that of a fragment. They ask about every other, however often it was answered.
+pub(super) const fn is_remembered(packet: &Packet) -> bool {
+    match packet.l4_offset - packet.l3_offset {
+        20 => packet.key.src.address.is_v4(),
+        40 => packet.key.src.address.is_v6(),
+        48 => packet.key.src.address.is_v6() && packet.fragment.is_some(),
+        _ => false,
+    }
+}
+
 /// Whether a pod asks for a service: which backend that is, is seen only after the kernel has translated it.
 pub(super) fn is_provisional(key: &FlowKey, wiring: &Wiring) -> bool {
     wiring.is_service(key.dst.address) && wiring.pod_port(key.src.address).is_some()
