@@ -128,8 +128,9 @@ impl InlinePlane {
         };
         let far = if_nametoindex(punt_pair::FAR).context("the punt pair has gone")?;
         let io = XskIo::new(packet_memory(config), &[punt_pair::FAR])?;
-        programs.begin_approvals()?;
+        // In this order: what was approved under the predecessor's key must not count from number 1 again.
         programs.set_settings(&settings)?;
+        programs.begin_approvals()?;
         for (queue, socket) in (0..).zip(io.sockets(Slot(0))) {
             programs.insert_socket(queue, socket)?;
         }
