@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use crate::metrics;
 
 /// How long an agent may take to be ready, and to end.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(2);
 
 /// A folder with a configuration, manifests and the state of an agent for one lab.

@@ -15,7 +15,7 @@ use nix::sys::socket::{
 };
 use scene::*;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 const NARROW: u32 = 1300;
 
 /// An error as a pod's kernel tells it (ip(7), `IP_RECVERR`).

@@ -10,7 +10,7 @@ use lab::{Family, Masquerade, Place, RulesOf, Service};
 use scene::*;
 
 /// How long a datagram may take that should arrive, and how long one that should not is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_secs(1);
 
 const NODE_PORT: u16 = 30080;

@@ -12,7 +12,7 @@ use lab::{Family, Host, Masquerade, Outcome, Place, Probe, RulesOf, Service, Tra
 use scene::*;
 
 /// How long an answer may take that should come, and how long one that should not is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// Of Services that have one, at every address of the node.

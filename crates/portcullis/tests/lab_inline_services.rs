@@ -16,7 +16,7 @@ use portcullis::lab_agent::LabAgent;
 use scene::*;
 
 /// How long an answer that should come may take, and how long one that should not is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// Of a Service that has one, at every address of the node.

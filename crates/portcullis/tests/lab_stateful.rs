@@ -20,7 +20,7 @@ use scene::*;
 use testkit::frames::{DESTINATION_OPTIONS, FrameBuilder, HOP_BY_HOP, frame};
 
 /// How long a packet that should arrive may take, and how long one that should not is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_millis(250);
 
 const PASSES: bool = true;

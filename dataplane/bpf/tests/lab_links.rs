@@ -18,7 +18,7 @@ use veth::{FAR, NEAR, Pins, Tap, in_netns, ip};
 const POD: [u8; 6] = [2, 0, 0, 0, 0, 0x10];
 const HOST: [u8; 6] = [2, 0, 0, 0, 0, 0x20];
 const QUIET: Duration = Duration::from_millis(50);
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn frame() -> Vec<u8> {
     let (src, dst) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));

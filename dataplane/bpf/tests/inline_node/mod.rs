@@ -22,7 +22,7 @@ const TCP: u8 = 6;
 pub const POD_PORT: u16 = 1;
 pub const UPLINK: u16 = 2;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Nothing is punted, and nobody approves.
 pub const SETTINGS: Settings = Settings {
